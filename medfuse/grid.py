@@ -46,7 +46,7 @@ class Grid:
         matrix = np.array(self.lps_from_index, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.array_equal(matrix[3], (0, 0, 0, 1)):
             raise ValueError(f"expected a (4, 4) matrix with last row 0 0 0 1, got {matrix.tolist()}")
-        lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+        lengths: NDArray[np.float64] = np.linalg.norm(matrix[:3, :3], axis=0)
         if not np.isfinite(matrix).all() or lengths.min() <= 0:
             raise GeometryError(
                 f"expected three axes of finite, positive length, found voxel sizes {lengths.tolist()} mm",
@@ -89,8 +89,8 @@ class Grid:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance in mm between neighbouring voxel centres along (k, j, i)."""
-        k, j, i = np.linalg.norm(self.lps_from_index[:3, :3], axis=0)
-        return float(k), float(j), float(i)
+        k, j, i = np.linalg.norm(self.lps_from_index[:3, :3], axis=0).tolist()
+        return k, j, i
 
     @property
     def direction(self) -> NDArray[np.float64]:
@@ -106,8 +106,7 @@ class Grid:
     @property
     def index_from_lps(self) -> NDArray[np.float64]:
         """(4, 4) matrix from LPS millimetres to index; the inverse of `lps_from_index`."""
-        inverse: NDArray[np.float64] = np.linalg.inv(self.lps_from_index)
-        return inverse
+        return np.asarray(np.linalg.inv(self.lps_from_index), dtype=np.float64)
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
@@ -118,7 +117,8 @@ class Grid:
     @property
     def center_mm(self) -> NDArray[np.float64]:
         """LPS position in mm of the middle of the grid, shape (3,)."""
-        return self.points_mm([(np.array(self.shape) - 1) / 2])[0]
+        middle: NDArray[np.float64] = self.points_mm([(np.array(self.shape) - 1) / 2])[0]
+        return middle
 
     @property
     def corners_mm(self) -> NDArray[np.float64]:

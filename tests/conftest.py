@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medfuse.grid import Grid
+from medfuse.sample.series import write_series
 from medfuse.volume import Modality, Unit, Volume
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -39,3 +43,29 @@ def oblique_volume(oblique_grid: Grid) -> Volume:
     rng = np.random.default_rng(7)
     array = rng.permutation(np.arange(5 * 7 * 9)).reshape(5, 7, 9).astype(np.float32) - 40
     return Volume(array, oblique_grid, Modality.CT, Unit.HU)
+
+
+@pytest.fixture
+def ct_series(oblique_volume: Volume, tmp_path: Path) -> Path:
+    """The oblique volume as a CT series: five files in a folder, named and numbered in another order than they lie."""
+    folder = tmp_path / "ct_series"
+    write_series(oblique_volume, folder, description="CT", number=3)
+    return folder
+
+
+@pytest.fixture
+def pt_series(oblique_volume: Volume, tmp_path: Path) -> Path:
+    """A PET series on the same grid, in SUV, with another rescale slope in every slice."""
+    volume = replace(oblique_volume, array=(oblique_volume.array + 40) / 31, modality=Modality.PT, unit=Unit.SUV)
+    folder = tmp_path / "pt_series"
+    write_series(volume, folder, description="PET", number=4)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dcm2niix() -> str:
+    """The path of dcm2niix; without it the test is skipped, but fails where CI is set."""
+    found = shutil.which("dcm2niix")
+    if found is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("dcm2niix is not installed")
+    return str(found)

@@ -1,0 +1,99 @@
+"""Voxels onto another grid, interpolated once."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+from medfuse.align.transform import Transform
+from medfuse.errors import NoOverlap
+from medfuse.grid import Grid
+from medfuse.itk import to_image
+from medfuse.volume import Unit, Volume
+
+#: Air, in HU: what lies outside a CT's field of view.
+AIR_HU = -1000.0
+
+
+def resample(volume: Volume, grid: Grid, transform: Transform | None = None) -> Volume:
+    """A volume's values at the voxels of another grid, by one linear interpolation of the volume's own voxels.
+
+    Where the grid is coarser than the volume, the volume is first smoothed to the grid's resolution, so that detail the
+    grid cannot hold does not come back as noise. Outside the volume's field of view the value is air for CT, otherwise
+    0 (or the volume's minimum where that is negative).
+
+    Args:
+        volume: The moving volume, grey or RGB.
+        grid: The grid to fill, in the fixed world.
+        transform: From the fixed world to the volume's; None where both are one.
+
+    Returns:
+        A volume on `grid`, float32 or RGB uint8.
+
+    Raises:
+        NoOverlap: No voxel of the grid lies inside the volume.
+    """
+    transform = transform or Transform.identity()
+    inside = overlap(grid, volume.grid, transform)
+    if inside == 0:
+        raise NoOverlap(
+            "expected two volumes that overlap, found no voxel of one inside the other",
+            "Check that both show the same body part of one patient; register them with --register rigid",
+        )
+    if transform.distance_mm(Transform.identity(), grid.corners_mm).max() < 1e-6 and grid.matches(volume.grid, 1e-6):
+        return volume
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(grid.shape[::-1])
+    resampler.SetOutputOrigin(grid.origin_mm.tolist())
+    resampler.SetOutputSpacing(grid.spacing_mm[::-1])
+    resampler.SetOutputDirection(grid.direction[:, ::-1].ravel().tolist())
+    resampler.SetTransform(transform.to_itk())
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetDefaultPixelValue(_outside(volume))
+    image = resampler.Execute(_smoothed(volume, grid, transform))
+    return volume.derive(
+        "resample",
+        {
+            "interpolation": "linear",
+            "moving_from_fixed": transform.moving_from_fixed.tolist(),
+            "overlap": round(inside, 4),
+        },
+        array=sitk.GetArrayFromImage(image),
+        grid=grid,
+    )
+
+
+def overlap(grid: Grid, other: Grid, transform: Transform | None = None) -> float:
+    """Share of `grid`'s voxels whose centres lie inside the voxels of `other`, 0 to 1; on at most 64 points an axis.
+
+    Args:
+        grid: In the fixed world.
+        other: In the moving world.
+        transform: From the fixed world to the moving one.
+    """
+    axes = [np.linspace(0, n - 1, min(n, 64)) for n in grid.shape]
+    points = grid.points_mm(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
+    index = other.index_of((transform or Transform.identity()).apply(points))
+    inside = ((index >= -0.5) & (index <= np.array(other.shape) - 0.5)).all(axis=1)
+    return float(inside.mean())
+
+
+def _outside(volume: Volume) -> float:
+    if volume.unit is Unit.HU:
+        return AIR_HU
+    return 0.0 if volume.is_color else min(0.0, float(volume.array.min()))
+
+
+def _smoothed(volume: Volume, grid: Grid, transform: Transform) -> sitk.Image:
+    """The volume with detail removed that `grid` is too coarse for: Gaussian, along each of its axes."""
+    image = to_image(volume)
+    # The size of a voxel of the grid as the volume's axes see it, in mm.
+    turn = volume.grid.direction.T @ transform.moving_from_fixed[:3, :3] @ grid.direction
+    target_mm = np.linalg.norm(turn * np.array(grid.spacing_mm), axis=1)
+    own_mm = np.array(volume.grid.spacing_mm)
+    sigma_mm = 0.4 * np.sqrt(np.maximum(target_mm**2 - own_mm**2, 0))
+    sigma_mm[target_mm < 1.5 * own_mm] = 0
+    if not sigma_mm.any():
+        return image
+    variance = (sigma_mm**2)[::-1].tolist()
+    return sitk.DiscreteGaussian(image, variance, maximumKernelWidth=64)

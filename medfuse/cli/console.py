@@ -1,0 +1,54 @@
+"""What all commands print with: JSON for scripts, progress for people, usage errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+Progress = Callable[[str, int, int], None]
+
+NOTICE = "Fused images are derived and not for diagnostic use."
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """One object on standard output, for scripts."""
+    typer.echo(json.dumps(content, indent=2, default=str))
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """A callback (what, done, total) that draws a bar for each thing done; silent where nobody is watching."""
+    if not sys.stderr.isatty():
+        yield _silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield update
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Nobody is watching."""
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn a `ValueError` about a word of the command line into the command line's own error, exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error

@@ -1,0 +1,34 @@
+"""`medfuse convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medfuse.cli.console import print_json, usage_errors
+from medfuse.cli.options import As_json, FillNan, Modality, Overwrite, Series
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A DICOM folder, zip or file, NIfTI, NRRD or MHA.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file .nii, .nii.gz, .nrrd or .mha; or a DICOM folder.")],
+    series: Series = None,
+    modality: Modality = None,
+    fill_nan: FillNan = None,
+    overwrite: Overwrite = False,
+    as_json: As_json = False,
+) -> None:
+    """Convert one scan to another format, voxel for voxel, in the same place."""
+    from medfuse.io.files import read, write
+    from medfuse.io.output import check_target
+
+    check_target(out, overwrite, (source,))
+    with usage_errors():
+        volume = read(source, series=series, modality=modality, fill_nan=fill_nan)
+    written = write(volume, out, overwrite=overwrite, inputs=(source,))
+    if as_json:
+        print_json({"outputs": [str(path) for path in written], "shape": list(volume.grid.shape)})
+        return
+    typer.echo(f"written: {', '.join(path.name for path in written[:3])}{' …' if len(written) > 3 else ''}")

@@ -1,0 +1,139 @@
+"""`medfuse fuse`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medfuse.cli.console import NOTICE, print_json, progress_bars, usage_errors
+from medfuse.cli.options import As_json, FillNan, Out, Overwrite
+
+
+def fuse(
+    structural: Annotated[Path, typer.Argument(help="MR or CT: a DICOM folder, zip or file, NIfTI, NRRD or MHA.")],
+    functional: Annotated[Path, typer.Argument(help="PET or SPECT (or CT beside an MR): likewise.")],
+    out: Out,
+    format: Annotated[
+        str | None, typer.Option(help="dicom, nifti or both; default as the structural scan came.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="How to fuse; `medfuse methods` lists them.")] = "dilran",
+    strategy: Annotated[str | None, typer.Option(help="How a learned method merges features.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights in place of the shipped ones (safetensors).")] = None,
+    register: Annotated[str, typer.Option(help="auto, rigid, affine or none.")] = "auto",
+    transform: Annotated[
+        Path | None, typer.Option(help="A known transform (.tfm, .h5), structural to functional.")
+    ] = None,
+    save_transform: Annotated[Path | None, typer.Option(help="Save the transform that was used (.tfm, .h5).")] = None,
+    grid: Annotated[str, typer.Option(help="Grid of the result: structural, functional, or a voxel size in mm.")] = (
+        "structural"
+    ),
+    palette: Annotated[
+        str, typer.Option(help="Colours of uptake: HOT_IRON, PET, HOT_METAL_BLUE, PET_20_STEP or GREY.")
+    ] = "HOT_IRON",
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="Window of the functional scan: LEVEL,WIDTH or LOWER:UPPER or LOWER%:UPPER%, or for CT brain, bone, "
+            "soft-tissue, lung. Default: SUV 0:10, or percentiles."
+        ),
+    ] = None,
+    structural_window: Annotated[str | None, typer.Option(help="Window of the structural scan, likewise.")] = None,
+    structural_series: Annotated[str | None, typer.Option(help="UID, number or modality of the series.")] = None,
+    functional_series: Annotated[str | None, typer.Option(help="UID, number or modality of the series.")] = None,
+    structural_modality: Annotated[str | None, typer.Option(help="ct or mr, where the file does not say.")] = None,
+    functional_modality: Annotated[str | None, typer.Option(help="pet, spect, ct or mr, likewise.")] = None,
+    fill_nan: FillNan = None,
+    any_patient: Annotated[bool, typer.Option(help="Do not ask whether both scans are of one patient.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    overwrite: Overwrite = False,
+    as_json: As_json = False,
+) -> None:
+    """Fuse two scans of one patient into one series, in the patient's own geometry."""
+    from medfuse import pipeline
+    from medfuse.align import read_transform, write_transform
+    from medfuse.align.transform import check_target as check_transform_target
+    from medfuse.fusion import Engine
+    from medfuse.io.output import check_target
+
+    started = time.monotonic()
+    inputs = (structural, functional)
+    check_target(out, overwrite, inputs)
+    if save_transform:
+        check_transform_target(save_transform, overwrite=overwrite)
+    with usage_errors():
+        pipeline.check_words(register=register, grid=grid, palette=palette, format=format)
+        windows = [pipeline.to_window(choice) for choice in (window, structural_window)]
+        engine = Engine(method, strategy, device, weights)
+    known = read_transform(transform) if transform else None
+    pair = (
+        _read(structural, structural_series, structural_modality, fill_nan),
+        _read(functional, functional_series, functional_modality, fill_nan),
+    )
+    pipeline.check_pair(*pair, any_patient=any_patient)
+    read_at = time.monotonic()
+    with progress_bars() as progress:
+        alignment = pipeline.align(*pair, register, known, progress)
+        aligned_at = time.monotonic()
+        fused = pipeline.fuse(
+            *pair,
+            transform=alignment,
+            grid=grid,
+            palette=palette,
+            window=windows[0],
+            structural_window=windows[1],
+            engine=engine,
+            any_patient=any_patient,
+            progress=progress,
+        )
+    fused_at = time.monotonic()
+    if save_transform:
+        write_transform(alignment.transform, save_transform, overwrite=overwrite)
+    written = pipeline.write_fused(fused, out, format, overwrite=overwrite, inputs=inputs)
+    seconds = {
+        "read": read_at - started,
+        "align": aligned_at - read_at,
+        "fuse": fused_at - aligned_at,
+        "write": time.monotonic() - fused_at,
+    }
+    if as_json:
+        print_json(_summary(fused, written, seconds))
+    else:
+        _tell(fused, alignment, engine, out, written, seconds)
+
+
+def _read(path: Path, series: str | None, modality: str | None, fill_nan: float | None) -> Any:
+    from medfuse.io.files import read
+
+    with usage_errors():
+        return read(path, series=series, modality=modality, fill_nan=fill_nan)
+
+
+def _summary(fused: Any, written: list[Path], seconds: dict[str, float]) -> dict[str, Any]:
+    steps = {step.name: dict(step.parameters) for step in fused.history}
+    return {
+        "outputs": [str(path) for path in written],
+        "shape": list(fused.grid.shape),
+        "spacing_mm": list(fused.grid.spacing_mm),
+        "align": steps["align"],
+        "fuse": steps["fuse"],
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "notice": NOTICE,
+    }
+
+
+def _tell(fused: Any, alignment: Any, engine: Any, out: Path, written: list[Path], seconds: dict[str, float]) -> None:
+    k, j, i = fused.grid.shape
+    typer.echo(f"aligned: {alignment.reason} ({seconds['align']:.1f} s)")
+    found = alignment.registration
+    if found:
+        typer.echo(
+            f"         registration found {found.moved_mm:.1f} mm and {found.rotated_degrees:.1f}° from the headers; "
+            f"mutual information {found.information_before:.3f} before, {found.information_after:.3f} after"
+        )
+    name = engine.method.name + (f" ({engine.method.strategy})" if engine.method.strategy else "")
+    typer.echo(f"fused:   {k} slices of {j} × {i} with {name} on {engine.device} ({seconds['fuse']:.1f} s)")
+    typer.echo(f"written: {len(written)} files in {out if out.is_dir() else out.parent}")
+    typer.echo(NOTICE)

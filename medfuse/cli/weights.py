@@ -1,0 +1,36 @@
+"""`medfuse weights`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medfuse.cli.options import Overwrite
+
+app = typer.Typer(help="Weights of the learned methods.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def weights() -> None:
+    """Weights of the learned methods."""
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A published checkpoint, .pt or .safetensors.")],
+    out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
+    network: Annotated[str, typer.Option(help="Which network it is of.")] = "dilran",
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a published checkpoint into weights for `medfuse fuse --weights`, without running any code in it."""
+    from medfuse.fusion.weights import PUBLISHED, to_bytes
+    from medfuse.fusion.weights import convert as run
+    from medfuse.io.output import whole
+
+    if network not in PUBLISHED:
+        raise typer.BadParameter(f"expected a network of {', '.join(PUBLISHED)}, got {network!r}")
+    with whole(out, overwrite=overwrite, inputs=(checkpoint,)) as beside:
+        beside.write_bytes(to_bytes(run(network, checkpoint), {"network": network}))
+    typer.echo(f"written: {out}")

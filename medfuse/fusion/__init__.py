@@ -1,0 +1,7 @@
+"""The fusion: two luminances into one, by a network or a rule; the only room that needs torch on the way."""
+
+from medfuse.fusion.display import DEFAULT_PALETTE, Display, display_of
+from medfuse.fusion.engine import Engine, choose_device
+from medfuse.fusion.methods import METHODS, Method
+
+__all__ = ["DEFAULT_PALETTE", "METHODS", "Display", "Engine", "Method", "choose_device", "display_of"]

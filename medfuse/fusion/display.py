@@ -1,0 +1,97 @@
+"""How a volume is shown before it is fused: its window, and the palette of tracer uptake.
+
+What is shown is a luminance in [0, 1] and, for colour, the chroma that is carried past the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, apply_palette, ycbcr_from_rgb
+from medfuse.volume import Modality, Unit, Volume
+
+#: SUV from 0 to 10: the usual window of PET in oncology.
+SUV_WINDOW = Window(0, 10)
+#: MR has no units: its window is read off the whole volume, so that every slice gets the same one.
+STRUCTURAL_PERCENTILES = Percentiles(0.5, 99.5)
+#: Uptake without units: from nothing to just below the hottest voxels.
+FUNCTIONAL_PERCENTILES = Percentiles(0, 99.9)
+
+DEFAULT_PALETTE = "HOT_IRON"
+
+
+@dataclass(frozen=True)
+class Display:
+    """How to show a volume.
+
+    Args:
+        window: What becomes black and white; None for an RGB volume, which is shown as it is.
+        palette: Name of the palette for uptake; None for grey.
+    """
+
+    window: Window | None
+    palette: str | None
+
+    @property
+    def is_color(self) -> bool:
+        """Whether there is chroma to carry past the network."""
+        return self.window is None or self.palette not in (None, "GREY")
+
+    def show(self, values: NDArray[np.generic]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Slices (N, J, I), or (N, J, I, 3) RGB, as luminance (N, J, I) in [0, 1] and chroma (N, J, I, 2) or None."""
+        if self.window is None:
+            ycbcr = ycbcr_from_rgb(values.astype(np.uint8, copy=False))
+        else:
+            grey = self.window.apply(values)
+            if self.palette in (None, "GREY"):
+                return grey, None
+            ycbcr = ycbcr_from_rgb(apply_palette(grey, self.palette))
+        return ycbcr[..., 0], ycbcr[..., 1:]
+
+
+def display_of(
+    volume: Volume,
+    *,
+    functional: bool,
+    window: Window | Percentiles | None = None,
+    palette: str = DEFAULT_PALETTE,
+) -> Display:
+    """How to show a volume in its place, structural or functional.
+
+    Args:
+        volume: The volume as read, before resampling, so that padding does not enter the percentiles.
+        functional: Whether it stands in the functional place: then uptake is coloured, also where the file does not say
+            what it is. CT and MR stay grey in either place.
+        window: The user's choice; None for the default of its modality and unit.
+        palette: The palette for uptake.
+
+    Raises:
+        ValueError: No such palette.
+    """
+    if palette not in PALETTES:
+        raise ValueError(f"expected a palette of {', '.join(PALETTES)}, got {palette!r}")
+    if volume.is_color:
+        return Display(None, None)
+    uptake = functional and volume.modality not in (Modality.CT, Modality.MR)
+    chosen = window or _default_window(volume, uptake)
+    if isinstance(chosen, Percentiles):
+        chosen = chosen.of(volume.array)
+    return Display(chosen, palette if uptake else None)
+
+
+def _default_window(volume: Volume, uptake: bool) -> Window | Percentiles:
+    if volume.unit is Unit.HU:
+        return CT_WINDOWS["soft-tissue"]
+    if not uptake:
+        return STRUCTURAL_PERCENTILES
+    if volume.unit is Unit.SUV or _looks_like_suv(volume):
+        return SUV_WINDOW
+    return FUNCTIONAL_PERCENTILES
+
+
+def _looks_like_suv(volume: Volume) -> bool:
+    """Whether a PET without units has the range of SUV: Bq/ml reaches thousands, a normalised image stays at 1."""
+    return volume.modality is Modality.PT and volume.unit is Unit.ARBITRARY and 1.5 <= float(volume.array.max()) <= 100

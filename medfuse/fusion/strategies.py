@@ -1,0 +1,79 @@
+"""How the features of two images become one: the fusion strategies of an encoder-decoder network.
+
+Every strategy takes two tensors (N, C, H, W) and returns one; each slice of the batch is merged on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Strategy = Callable[[Tensor, Tensor], Tensor]
+
+
+def nuclear(structural: Tensor, functional: Tensor) -> Tensor:
+    """Softmax-weighted nuclear norm: one weight a source and slice (Zhou, Xu and Zhang, arXiv 2212.04661, section 3.3).
+
+    The features become a distribution over channels (softmax); each channel's H×W map has a nuclear norm, the sum of
+    its singular values; a source's activity is the largest of them, squared; its weight is its share of the two.
+    """
+    activity = [
+        torch.stack([largest_nuclear_norm(maps) for maps in features.softmax(dim=1)]).square()
+        for features in (structural, functional)
+    ]
+    weight = (activity[0] / (activity[0] + activity[1])).to(structural.dtype)[:, None, None, None]
+    return weight * structural + (1 - weight) * functional
+
+
+def average(structural: Tensor, functional: Tensor) -> Tensor:
+    """The mean of the two features."""
+    return (structural + functional) / 2
+
+
+def maximum(structural: Tensor, functional: Tensor) -> Tensor:
+    """The larger of the two features, value by value."""
+    return torch.maximum(structural, functional)
+
+
+#: By the name that `--strategy` takes; the first is the default.
+STRATEGIES: dict[str, Strategy] = {"nuclear": nuclear, "average": average, "maximum": maximum}
+
+
+def largest_nuclear_norm(maps: Tensor) -> Tensor:
+    """The largest nuclear norm among C matrices, without decomposing most of them; the value is exact.
+
+    Of a matrix of rank r only its Frobenius norm F and a lower bound s of its largest singular value are computed (two
+    matrix-vector products a round of power iteration). Then its nuclear norm is at most s + √((r-1)(F² - s²)), since
+    the other singular values are largest in sum when they are equal. Matrices are decomposed in the order of that
+    bound, until the next bound lies below the largest norm found.
+
+    Args:
+        maps: (C, H, W).
+
+    Returns:
+        A scalar, in the dtype of `maps`.
+    """
+    order = _upper_bound(maps).sort(descending=True)
+    best = maps.new_zeros(())
+    for bound, channel in zip(order.values.tolist(), order.indices.tolist(), strict=True):
+        if bound < best:
+            break
+        best = torch.maximum(best, torch.linalg.svdvals(maps[channel].cpu()).sum().to(maps.device))
+    return best
+
+
+def _upper_bound(maps: Tensor, rounds: int = 3) -> Tensor:
+    """An upper bound of the nuclear norm of each of C matrices, shape (C,)."""
+    rank = min(maps.shape[-2:])
+    frobenius = torch.linalg.matrix_norm(maps)
+    right = maps.mean(dim=1)[..., None]
+    for _ in range(rounds):
+        left = torch.nn.functional.normalize(maps @ right, dim=1)
+        right = maps.mT @ left
+    largest = torch.linalg.vector_norm(right, dim=(1, 2)).minimum(frobenius)
+    others = ((rank - 1) * (frobenius.square() - largest.square())).sqrt()
+    # Below F/√r the bound would not fall as s grows: there the general one, √r·F, holds.
+    bound = torch.where(largest >= frobenius / rank**0.5, largest + others, frobenius * rank**0.5)
+    return bound * (1 + 1e-4)  # rounding

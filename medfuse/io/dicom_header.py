@@ -1,0 +1,155 @@
+"""Read DICOM headers and their attributes without trusting them: everything malformed ends in a `MedfuseError`."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medfuse.errors import MedfuseError, MissingAttribute, UnreadableFile
+
+#: What is read of every file before one series is chosen. No patient's name leaves this package.
+KEYWORDS = [
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName"),
+    *("Modality", "ImageType", "SeriesNumber", "SeriesDescription", "Units", "SUVType", "FrameOfReferenceUID"),
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"),
+    *("RescaleType", "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+]
+
+
+@contextmanager
+def leniently() -> Iterator[None]:
+    """Silence pydicom about files that break a rule but can be understood. Also a decorator."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def damage_in(name: str) -> Iterator[None]:
+    """Turn whatever pydicom and its decoders raise on damaged content into `UnreadableFile`.
+
+    Args:
+        name: Name of the file. The library's own words are left out, for they may quote the header.
+    """
+    try:
+        yield
+    except MedfuseError:
+        raise
+    except Exception as error:
+        raise UnreadableFile(
+            f"expected a whole DICOM file, found {name} truncated or damaged ({type(error).__name__})",
+            "Export or copy the file again",
+        ) from error
+
+
+def looks_like_dicom(start: bytes) -> bool:
+    """Whether the first 132 bytes are those of a DICOM file (PS3.10 section 7.1), or of a bare data set.
+
+    Files from before DICOM part 10 lack the preamble; they begin with an element of group 0002 or 0008.
+    """
+    return start[128:132] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00")
+
+
+def read_header(path: Path) -> Dataset | None:
+    """The `KEYWORDS` of a DICOM file, or None if it is none, which a bare data set must prove by being whole.
+
+    Raises:
+        UnreadableFile: The file is DICOM, but damaged.
+        OSError: The file cannot be opened.
+    """
+    with path.open("rb") as file:
+        start = file.read(132)
+    if not looks_like_dicom(start):
+        return None
+    try:
+        with damage_in(path.name):
+            return read_dataset(path, specific_tags=KEYWORDS, stop_before_pixels=True)
+    except UnreadableFile:
+        if start[128:] == b"DICM":
+            raise
+        return None
+
+
+def read_dataset(path: Path, **options: object) -> Dataset:
+    """`pydicom.dcmread` that also takes a bare data set, whose encoding is then what pydicom found it to be.
+
+    Raises:
+        InvalidDicomError: It is not DICOM after all.
+    """
+    with path.open("rb") as file:
+        bare = file.read(132)[128:] != b"DICM"
+    dataset = pydicom.dcmread(path, force=bare, **options)
+    if bare and "SOPClassUID" not in dataset:
+        raise InvalidDicomError
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, _ = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return dataset
+
+
+def words(header: Dataset, keyword: str) -> tuple[str, ...]:
+    """The values of an attribute as text, stripped; empty where it is absent, empty or cannot be decoded."""
+    try:
+        value = header.get(keyword)
+        values = (value,) if value is None or isinstance(value, str) or not hasattr(value, "__iter__") else value
+        return tuple(str(item).strip() for item in values if item is not None)
+    except Exception:
+        return ()
+
+
+def word(header: Dataset, keyword: str) -> str:
+    """The first value of an attribute as text; "" where there is none."""
+    return next(iter(words(header, keyword)), "")
+
+
+def numbers(header: Dataset, keyword: str, count: int, name: str) -> NDArray[np.float64]:
+    """The `count` finite numbers that an attribute must hold.
+
+    Args:
+        header: A data set, or an item of a functional group.
+        keyword: The attribute's keyword.
+        count: How many numbers.
+        name: Name of the file, for the message.
+
+    Raises:
+        MissingAttribute: The attribute is absent or empty.
+        UnreadableFile: It holds something else than `count` finite numbers.
+    """
+    found = words(header, keyword)
+    if not any(found):
+        raise MissingAttribute(f"expected {keyword} in {name}, found none", "Export the series again with full headers")
+    try:
+        values = np.array(found, dtype=np.float64)
+    except ValueError:
+        values = np.array([])
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise UnreadableFile(
+            f"expected {count} finite numbers as {keyword} in {name}, found something else",
+            "Export the series again; the header is damaged",
+        )
+    return values
+
+
+def count(header: Dataset, keyword: str, default: int = 0) -> int:
+    """An attribute as a whole number; `default` where it is absent or is not one."""
+    try:
+        return int(word(header, keyword))
+    except ValueError:
+        return default

@@ -1,0 +1,238 @@
+"""What a derived DICOM image says about where it comes from: patient and study, sources, equipment, derivation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from pydicom import DataElement, Dataset, config
+from pydicom.dataelem import RawDataElement
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_sequence_item
+from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
+from pydicom.valuerep import validate_value
+
+from medfuse._version import __version__
+from medfuse.io.dicom_header import word, words
+from medfuse.volume import Modality, Source, Step, Volume
+
+#: Ends every series description.
+WARNING = " - not for diagnostic use"
+#: Most characters of the value representations LO and ST (PS3.5 section 6.2).
+LO_MAX, ST_MAX = 64, 1024
+#: Who the patient is: carried on unaltered even where the value is illegal.
+IDENTIFIERS = ("PatientName", "PatientID", "AccessionNumber")
+#: The values that PS3.3 allows, of attributes where others occur.
+ALLOWED = {
+    "PatientSex": ("M", "F", "O"),
+    "Laterality": ("L", "R"),
+    "PatientPosition": (
+        *("HFP", "HFS", "HFDR", "HFDL", "FFP", "FFS", "FFDR", "FFDL"),
+        *("LFP", "LFS", "RFP", "RFS", "AFDR", "AFDL", "PFDR", "PFDL"),
+    ),
+}
+EQUIPMENT = (
+    *("Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName", "DeviceSerialNumber"),
+    "SoftwareVersions",
+)
+
+
+def carry(header: Dataset, dataset: Dataset, keywords: Iterable[str]) -> None:
+    """Copy attributes from one data set to another, except those that are absent, empty or break their own rules.
+
+    An identifier is copied even if it is too long or has illegal characters: a shortened one would be another one.
+
+    Args:
+        header: Where from.
+        dataset: Where to; what it holds under the keyword stays where nothing is copied.
+        keywords: Which.
+    """
+    for keyword in keywords:
+        try:
+            element = deepcopy(header[keyword])
+            legal = keyword in IDENTIFIERS or _is_legal(element)
+        except (KeyError, ValueError, TypeError, AttributeError):  # absent, or cannot be decoded
+            continue
+        if legal and not element.is_empty:
+            dataset.add(element)
+
+
+def _is_legal(element: DataElement) -> bool:
+    """Whether a value fits its value representation and, where there is one, the list of values allowed."""
+    if element.VR == "SQ":
+        return True
+    values = [str(value) for value in (element.value if element.VM > 1 else [element.value])]
+    allowed = ALLOWED.get(element.keyword)
+    if allowed is not None:
+        return all(value in allowed for value in values)
+    try:
+        for value in values:
+            validate_value(element.VR, value, config.RAISE)
+    except ValueError:
+        return False
+    return True
+
+
+def describe_origin(dataset: Dataset, volume: Volume) -> None:
+    """Set character set, derivation, compression and equipment; drop private elements that came along in sequences.
+
+    Args:
+        dataset: The image, of which this is altered: SpecificCharacterSet, DerivationDescription,
+            DerivationCodeSequence, LossyImageCompression, ContributingEquipmentSequence.
+        volume: What the image is made of.
+    """
+    dataset.DerivationDescription = derivation_description(volume.history)
+    if volume.modality is Modality.FUSED or any(step.name == "resample" for step in volume.history):
+        dataset.DerivationCodeSequence = [_code(codes.DCM.SpatialResampling)]
+    headers = [source.header for source in _all_sources(volume.source) if source.header is not None]
+    _set_character_set(dataset, volume.source)
+    lossy = [header for header in headers if word(header, "LossyImageCompression") == "01"]
+    dataset.LossyImageCompression = "01" if lossy else "00"
+    for header in lossy[:1]:
+        carry(header, dataset, ("LossyImageCompressionRatio", "LossyImageCompressionMethod"))
+    dataset.ContributingEquipmentSequence = [*_scanners(headers), _processor()]
+    dataset.remove_private_tags()
+
+
+def _set_character_set(dataset: Dataset, source: Source) -> None:
+    """Keep the structural source's character set, unless texts of other sources need another one: then UTF-8."""
+    own, *others = [() if s.header is None else words(s.header, "SpecificCharacterSet") for s in _all_sources(source)]
+    if any(other not in ((), own) for other in others):
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+    elif source.header is not None:
+        carry(source.header, dataset, ("SpecificCharacterSet",))
+
+
+class SourceReferences:
+    """SourceImageSequence of every slice (PS3.3 section C.7.6.1.1.4), encoded once.
+
+    Of the structural source a slice names the one image that it lies on, where there is one to each slice, else all; of
+    every other source all, for their voxels were resampled. Encoding those anew for each slice, hundreds of items
+    mostly alike, would take longer than all the rest of writing.
+
+    Args:
+        volume: What the series is made of.
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        first, *others = _all_sources(volume.source)
+        own = [_encoded_reference(*instance) for instance in first.instances]
+        self._own = own if _is_slice_to_slice(volume) else [b"".join(own)] * volume.grid.shape[0]
+        self._others = b"".join(_encoded_reference(*instance) for source in others for instance in source.instances)
+
+    def set_on(self, dataset: Dataset, k: int) -> None:
+        """Set the references of slice `k` on a data set that was read from Explicit VR Little Endian."""
+        if value := self._own[k] + self._others:
+            tag = Tag("SourceImageSequence")
+            dataset[tag] = RawDataElement(tag, "SQ", len(value), value, 0, False, True)
+
+
+def series_description(volume: Volume) -> str:
+    """At most 64 characters: what was fused and how, and always that it is not for diagnostic use.
+
+    >>> from medfuse.grid import Grid
+    >>> grid = Grid((1, 1, 1), np.eye(4))
+    >>> series_description(Volume(np.zeros((1, 1, 1)), grid, Modality.FUSED).derive("fuse", {"method": "dilran"}))
+    'medfuse dilran - not for diagnostic use'
+    """
+    first, *others = _all_sources(volume.source)
+    modalities = [word(source.header, "Modality") for source in (*others, first) if source.header is not None]
+    if volume.modality is not Modality.FUSED and not any(modalities):
+        modalities = [volume.modality.value]
+    method = next((str(s.parameters["method"]) for s in reversed(volume.history) if "method" in s.parameters), "")
+    parts = ("medfuse", "+".join(dict.fromkeys(filter(None, modalities))), method)
+    text = _printable(" ".join(filter(None, parts))).replace("\\", "/")
+    return text[: LO_MAX - len(WARNING)].rstrip() + WARNING
+
+
+def derivation_description(history: Iterable[Step]) -> str:
+    """At most 1024 characters: every step with its version and parameters, the longest values shortened first."""
+    head = f"medfuse {__version__}, not for diagnostic use"
+    for longest in (ST_MAX, 256, 128, 64, 32, 16):
+        text = _printable("; ".join((head, *(_step(step, longest) for step in history))))
+        if len(text) <= ST_MAX:
+            return text
+    return text[: ST_MAX - 3] + "..."
+
+
+def _step(step: Step, longest: int) -> str:
+    """A step as text, each value of at most `longest` characters."""
+    values = {name: json.dumps(_rounded(value), default=str) for name, value in step.parameters.items()}
+    shortened = {name: v if len(v) <= longest else v[: longest - 3] + "..." for name, v in values.items()}
+    version = "" if step.version == __version__ else f" [{step.version}]"
+    return f"{step.name}{version}({', '.join(f'{name}={value}' for name, value in shortened.items())})"
+
+
+def _rounded(value: Any) -> Any:
+    """Plain JSON values with floats cut to 7 significant digits, so that a matrix stays readable."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value
+
+
+def _printable(text: str) -> str:
+    """The text in printable ASCII, which every character set of DICOM contains."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text)
+
+
+def _all_sources(source: Source) -> Iterator[Source]:
+    """A source and all that went in beside it, the structural one first."""
+    yield source
+    for other in source.also:
+        yield from _all_sources(other)
+
+
+def _is_slice_to_slice(volume: Volume) -> bool:
+    """Whether the structural source has one image to each slice, at the slice's own place."""
+    source, grid = volume.source, volume.grid
+    if len(source.instances) != grid.shape[0]:
+        return False
+    position = None if source.header is None else source.header.get("ImagePositionPatient")
+    return not position or bool(np.allclose(np.array(position, dtype=float), grid.origin_mm, rtol=0, atol=0.01))
+
+
+def _encoded_reference(sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """An item of SourceImageSequence in Explicit VR Little Endian."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class_uid
+    item.ReferencedSOPInstanceUID = sop_instance_uid
+    item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.SourceImageForImageProcessingOperation)]
+    with DicomBytesIO() as buffer:
+        buffer.is_implicit_VR, buffer.is_little_endian = False, True
+        write_sequence_item(buffer, item, ["ascii"])
+        encoded: bytes = buffer.getvalue()
+    return encoded
+
+
+def _scanners(headers: Iterable[Dataset]) -> Iterator[Dataset]:
+    """The equipment that acquired the sources (PS3.3 section C.12.1, CID 7005)."""
+    for header in headers:
+        item = Dataset()
+        carry(header, item, EQUIPMENT)
+        if "Manufacturer" in item:
+            item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.AcquisitionEquipment)]
+            yield item
+
+
+def _processor() -> Dataset:
+    item = Dataset()
+    item.Manufacturer = item.ManufacturerModelName = "medfuse"
+    item.SoftwareVersions = __version__
+    item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.ProcessingEquipment)]
+    return item
+
+
+def _code(code: Any) -> Dataset:
+    item = Dataset()
+    item.CodeValue = code.value
+    item.CodingSchemeDesignator = code.scheme_designator
+    item.CodeMeaning = code.meaning
+    return item

@@ -1,0 +1,200 @@
+"""The door: any path in, a `Volume` out, and back. Formats are told by content when reading, by suffix when writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+from medfuse.errors import OutputError, SeriesError, UnreadableFile
+from medfuse.io import itk_files
+from medfuse.io.content import DICOM, METAIMAGE, NIFTI, NRRD, VOLUMES, format_of, unpacked
+from medfuse.io.dicom_read import read_series
+from medfuse.io.dicom_series import Scan, choose, files_below, scan
+from medfuse.io.inspection import Inspection, inspect_file, inspect_series
+from medfuse.io.nifti import read_nifti, write_nifti
+from medfuse.io.output import whole
+from medfuse.io.sidecar import sidecar_path, to_json, to_modality
+from medfuse.volume import Modality, Volume
+
+#: The formats that `write` knows, by the suffixes that stand for them.
+SUFFIXES = {".nii": NIFTI, ".nii.gz": NIFTI, ".nrrd": NRRD, ".mha": METAIMAGE}
+_FORMATS = {"dicom": DICOM, "nifti": NIFTI, "nrrd": NRRD, "mha": METAIMAGE, "metaimage": METAIMAGE}
+
+
+def read(
+    path: Path | str,
+    *,
+    series: str | int | None = None,
+    modality: Modality | str | None = None,
+    fill_nan: float | None = None,
+) -> Volume:
+    """Read one scan.
+
+    Args:
+        path: A DICOM folder (any depth, order and file names, several series), a zip archive of one, a DICOM file with
+            several frames, or a NIfTI, NRRD or MetaImage file, or a folder with one of these.
+        series: Series Instance UID or Series Number, where a DICOM folder holds several.
+        modality: What made the image, overriding what the file says: CT, MR (MRI), PT (PET), NM (SPECT), in any case.
+            Where a folder holds several series, the one of this modality is read.
+        fill_nan: Value to put in place of NaN and infinity; None refuses them.
+
+    Returns:
+        float32 of shape (K, J, I) or uint8 RGB of shape (K, J, I, 3), with exact geometry in LPS millimetres.
+
+    Raises:
+        UnreadableFile: Nothing is there, no reader knows it, or it is damaged.
+        SeriesError: There is no series, more than one, or one that is not a single regular stack.
+        MissingAttribute: The header lacks what must not be guessed.
+        UnsupportedImage: It is an image, but not usable as a volume.
+        GeometryError: The axes are not at right angles.
+        ValueError: `modality` is not a modality.
+    """
+    wanted = None if modality is None else to_modality(modality)
+    with unpacked(_existing(path)) as place:
+        found = scan(files_below(place))
+        volumes = _volumes(found)
+        if found.series or (found.left_out and not volumes):
+            return read_series(choose(found, series, wanted), wanted)
+        file, format = _only(volumes, place)
+        if format == NIFTI:
+            return read_nifti(file, wanted, fill_nan)
+        return itk_files.read_itk(file, format, wanted, fill_nan)
+
+
+def inspect(path: Path | str, *, modality: Modality | str | None = None) -> Inspection:
+    """Tell what a path holds and what of it can be used, from headers alone.
+
+    Args:
+        path: As for `read`.
+        modality: As for `read`.
+
+    Raises:
+        UnreadableFile: Nothing is there, or an archive is damaged.
+        ValueError: `modality` is not a modality.
+    """
+    wanted = None if modality is None else to_modality(modality)
+    with unpacked(_existing(path)) as place:
+        found = scan(files_below(place))
+        volumes = _volumes(found)
+        infos = [inspect_series(one, wanted) for one in found.series]
+        infos += [inspect_file(file, format, wanted) for file, format in volumes]
+        unknown = len(found.others) - len(volumes)
+        left_out = found.list_left_out()
+        if unknown:
+            left_out.append(f"{unknown} file{'s' if unknown > 1 else ''}: no image format that is known")
+        return Inspection(tuple(infos), tuple(left_out))
+
+
+def _existing(path: Path | str) -> Path:
+    """The path, if something is there."""
+    path = Path(path)
+    if not path.exists():
+        raise UnreadableFile(f"expected a file or folder, found nothing named {path.name}", "Check the path")
+    return path
+
+
+def _volumes(found: Scan) -> list[tuple[Path, str]]:
+    """The NIfTI, NRRD and MetaImage files among those that are not DICOM, with their format."""
+    formats = ((path, format_of(path)) for path in found.others)
+    return [(path, format) for path, format in formats if format in VOLUMES]
+
+
+def _only(volumes: list[tuple[Path, str]], place: Path) -> tuple[Path, str]:
+    """The one file that is a volume, with its format."""
+    if len(volumes) == 1:
+        return volumes[0]
+    if place.is_file():
+        raise UnreadableFile(
+            f"expected DICOM, NIfTI, NRRD, MetaImage or a zip of them, found none of these in {place.name}",
+            "Give a scan, or the folder that holds one",
+        )
+    if volumes:
+        names = ", ".join(path.name for path, _ in volumes)
+        raise SeriesError(f"expected one scan in the folder, found {len(volumes)}: {names}", "Give one of the files")
+    raise SeriesError(
+        f"expected a scan in {place.name}, found none of DICOM, NIfTI, NRRD and MetaImage",
+        "Give the folder or file of a DICOM series, NIfTI, NRRD or MetaImage",
+    )
+
+
+def write(
+    volume: Volume,
+    path: Path | str,
+    *,
+    format: str | None = None,
+    overwrite: bool = False,
+    inputs: Iterable[Path | str] = (),
+) -> list[Path]:
+    """Write a volume; all of it or nothing.
+
+    Args:
+        volume: What to write.
+        path: A file that ends with .nii, .nii.gz, .nrrd or .mha, or a folder for DICOM.
+        format: "dicom", "nifti", "nrrd" or "mha"; None goes by the suffix, and without one is DICOM.
+        overwrite: Replace what an earlier run wrote there.
+        inputs: Files and folders that were read and must not be replaced.
+
+    Returns:
+        The files written. Beside a NIfTI, NRRD or MHA file lies a JSON sidecar with modality, unit and history.
+
+    Raises:
+        OutputError: The target exists or cannot be written, or the format cannot hold the volume.
+        ValueError: `format` is not a format.
+    """
+    path, spared = Path(path), [Path(one) for one in inputs]
+    kind = _format_to_write(path, format)
+    if kind == DICOM:
+        return _write_dicom(volume, path, overwrite, spared)
+    sidecar = sidecar_path(path)
+    spared += [sidecar_path(file) for file in spared if file.is_file()]
+    with ExitStack() as stack:
+        beside, sidecar_beside = (
+            stack.enter_context(whole(target, overwrite=overwrite, inputs=spared)) for target in (path, sidecar)
+        )
+        sidecar_beside.write_text(to_json(volume), encoding="utf-8")
+        if kind == NIFTI:
+            write_nifti(volume, beside)
+        else:
+            itk_files.write_itk(volume, beside, kind)
+    return [path, sidecar]
+
+
+def known_suffix(path: Path) -> str | None:
+    """The suffix by which `write` knows the format of a file, or None: then the path is a folder."""
+    return next((end for end in SUFFIXES if path.name.lower().endswith(end)), None)
+
+
+def _format_to_write(path: Path, format: str | None) -> str:
+    """The format asked for, which the suffix must not contradict."""
+    if format is not None and format.lower() not in _FORMATS:
+        raise ValueError(f"expected a format of {', '.join(_FORMATS)}, got {format!r}")
+    suffix = known_suffix(path)
+    by_suffix = SUFFIXES[suffix] if suffix else DICOM
+    asked = by_suffix if format is None else _FORMATS[format.lower()]
+    if asked != by_suffix or path.suffix.lower() == ".mhd":
+        raise OutputError(
+            f"expected a {asked} name ({_names(asked)}), found {path.name}", "Change the name or the format"
+        )
+    return asked
+
+
+def _names(format: str) -> str:
+    """How a path of a format must end."""
+    return ", ".join(end for end, of in SUFFIXES.items() if of == format) or "a folder"
+
+
+def _write_dicom(volume: Volume, path: Path, overwrite: bool, inputs: list[Path]) -> list[Path]:
+    """Write a DICOM series into a new folder."""
+    from medfuse.io.dicom_write import write_dicom
+
+    if not (volume.is_color or volume.modality in (Modality.MR, Modality.FUSED)):
+        raise OutputError(
+            f"expected a fused, colour or MR volume to write as DICOM, found {volume.modality.value} in "
+            f"{volume.unit.value}",
+            "Write it as NIfTI (--format nifti, or a name that ends with .nii.gz)",
+        )
+    with whole(path, overwrite=overwrite, inputs=inputs) as beside:
+        beside.mkdir()
+        names = [written.relative_to(beside) for written in write_dicom(volume, beside)]
+    return [path / name for name in names]

@@ -1,0 +1,141 @@
+"""Nothing is ever half-written: a result is made beside its place and moved there when it is whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medfuse.errors import OutputError
+
+
+@contextmanager
+def whole(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """A path to write a file or folder to, which takes its place at `path` when the block ends well.
+
+    The block makes the file or folder itself, at the path given to it: of the same name, in a temporary folder beside
+    the target. If the block ends in an error, or is interrupted, nothing is left, not even a folder made for it.
+
+    Args:
+        path: Where the result shall be. Folders above it are made.
+        overwrite: Whether an existing file, or a folder that holds an earlier result of the same kind, may be replaced.
+        inputs: Files and folders that were read, and must not be replaced.
+
+    Raises:
+        OutputError: The target exists, is or holds an input, holds files of others, or cannot be written.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with whole(Path(folder.name) / "result.txt", overwrite=False) as beside:
+    ...     _ = beside.write_text("done")
+    >>> [path.name for path in Path(folder.name).iterdir()]
+    ['result.txt']
+    >>> folder.cleanup()
+    """
+    target = Path(os.path.realpath(path))
+    made: list[Path] = []
+    try:
+        check_target(target, overwrite, inputs)
+        _make_parents(target, made)
+        with tempfile.TemporaryDirectory(prefix=".medfuse-", dir=target.parent) as temporary:
+            beside = Path(temporary, "new", target.name)
+            beside.parent.mkdir()
+            yield beside
+            _put(beside, target, Path(temporary, "old"), overwrite)
+    except BaseException as error:
+        for folder in reversed(made):
+            _remove_if_empty(folder)
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"could not write {target.name}: {error.strerror or type(error).__name__}",
+                "Check the rights and the space left there, or choose another place",
+            ) from error
+        raise
+
+
+def check_target(target: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
+    """Refuse a target that holds an input, or that exists without leave to replace it.
+
+    `whole` does this too; call it to refuse before long work.
+
+    Args:
+        target: A resolved path.
+        overwrite: As for `whole`.
+        inputs: As for `whole`.
+
+    Raises:
+        OutputError: It may not be written to.
+    """
+    for path in (Path(os.path.realpath(path)) for path in inputs):
+        if path.is_relative_to(target) or (target.is_relative_to(path) and target.exists()):
+            raise OutputError(
+                f"expected an output apart from what is read, found that {target.name} is or holds an input, or is "
+                "part of one",
+                "Choose another place to write to",
+            )
+    if target.exists() and not overwrite and not _is_empty_folder(target):
+        raise OutputError(
+            f"expected a new file or folder, found that {target.name} exists",
+            "Choose another place, or replace it with --overwrite (in Python: overwrite=True)",
+        )
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _make_parents(target: Path, made: list[Path]) -> None:
+    """Make the folders above the target, and note in `made` which are new, outermost first."""
+    for folder in reversed(target.parents):
+        if not folder.is_dir():
+            folder.mkdir()
+            made.append(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder unless somebody else has put something into it."""
+    if _is_empty_folder(folder):
+        folder.rmdir()
+
+
+def _put(new: Path, target: Path, old: Path, overwrite: bool) -> None:
+    """Move the new file or folder to its target; what was there is moved to `old` first, and back on failure."""
+    if not new.exists():
+        raise RuntimeError(f"nothing was written to {new.name}")
+    if target.exists() and not _is_empty_folder(target):
+        if not overwrite:
+            raise OutputError(f"expected a new file or folder, found that {target.name} exists by now", "Try again")
+        _check_replaceable(new, target)
+    if not new.is_dir() and not target.is_dir():
+        new.replace(target)
+        return
+    if target.is_dir() and not new.is_dir():
+        raise OutputError(f"expected a file to write, found the folder {target.name}", "Choose another name")
+    try:
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+
+
+def _check_replaceable(new: Path, target: Path) -> None:
+    """Refuse to replace a folder that holds anything but an earlier result: names, digits apart, as in the new one."""
+    if new.is_dir() and not target.is_dir():
+        raise OutputError(f"expected a folder to write, found the file {target.name}", "Choose another name")
+    strangers = _names(target) - _names(new) if target.is_dir() else set()
+    if strangers:
+        raise OutputError(
+            f"expected only an earlier result in the folder {target.name}, found {len(strangers)} other kinds of files",
+            "Choose another folder; only results of medfuse are replaced",
+        )
+
+
+def _names(folder: Path) -> set[str]:
+    """The paths of everything in a folder, relative to it, each run of digits folded to one sign."""
+    return {re.sub(r"\d+", "#", path.relative_to(folder).as_posix()) for path in folder.rglob("*")}

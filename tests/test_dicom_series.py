@@ -1,0 +1,145 @@
+"""Finding, grouping, leaving out and choosing DICOM series."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.uid import RTStructureSetStorage, SegmentationStorage, UltrasoundImageStorage
+
+from medfuse.errors import SeriesError, UnreadableFile
+from medfuse.io.dicom_read import plan
+from medfuse.io.dicom_series import Series, choose, files_below, scan
+from medfuse.volume import Modality
+
+
+def found_in(folder: Path) -> list[Series]:
+    return list(scan(files_below(folder)).series)
+
+
+def edit(path: Path, **changes: object) -> None:
+    """Change or, with None, delete attributes of a file."""
+    ds = pydicom.dcmread(path)
+    for keyword, value in changes.items():
+        if value is None:
+            delattr(ds, keyword)
+        else:
+            setattr(ds, keyword, value)
+            if keyword == "SOPClassUID":
+                ds.file_meta.MediaStorageSOPClassUID = value
+    ds.save_as(path)
+
+
+def test_files_of_any_name_and_depth_are_found_among_others(ct_series: Path, pt_series: Path) -> None:
+    root = ct_series.parent
+    for n, path in enumerate(sorted(pt_series.iterdir())):
+        deeper = ct_series / f"d{n}" / "e"
+        deeper.mkdir(parents=True)
+        path.rename(deeper / f"{n}")
+    (ct_series / ".DS_Store").write_bytes(b"\0" * 200)
+    (ct_series / "empty").touch()
+    (ct_series / "notes.txt").write_text("DICM")
+    result = scan(files_below(root))
+    assert [(one.number, one.modality, one.images) for one in result.series] == [
+        (3, Modality.CT, 5),
+        (4, Modality.PT, 5),
+    ]
+    assert sorted(path.name for path in result.others) == [".DS_Store", "empty", "notes.txt"]
+    assert not result.left_out
+
+
+def test_choice_by_number_uid_or_modality(ct_series: Path, pt_series: Path) -> None:
+    result = scan(files_below(ct_series.parent))
+    ct, pt = result.series
+    assert choose(result, 3) is ct
+    assert choose(result, "4") is pt
+    assert choose(result, pt.uid) is pt
+    assert choose(result, modality=Modality.CT) is ct
+
+
+def test_ambiguous_or_absent_choice_lists_the_candidates(ct_series: Path, pt_series: Path) -> None:
+    result = scan(files_below(ct_series.parent))
+    listed = r"number 3 \(CT, 5 images of 7 × 9\); number 4 \(PT, 5 images of 7 × 9\)"
+    with pytest.raises(SeriesError, match=rf"expected one series, found 2 among 2: {listed}\. .*--series"):
+        choose(result)
+    with pytest.raises(SeriesError, match=rf"found none that fits among 2: {listed}"):
+        choose(result, 9)
+    with pytest.raises(SeriesError, match=rf"found none that fits among 2: {listed}"):
+        choose(result, modality=Modality.MR)
+
+
+def test_the_only_series_that_can_be_a_volume_is_chosen(ct_series: Path, pt_series: Path) -> None:
+    for path in sorted(pt_series.iterdir())[1:]:
+        path.unlink()
+    result = scan(files_below(ct_series.parent))
+    assert choose(result).number == 3
+    assert choose(result, 4).images == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"SOPClassUID": RTStructureSetStorage, "Rows": None}, "RT Structure Set holds no image"),
+        ({"SOPClassUID": SegmentationStorage}, "Segmentation is not a scan"),
+        ({"SOPClassUID": UltrasoundImageStorage}, "Ultrasound Image is not a scan"),
+        ({"SOPClassUID": "1.2.3.4.5"}, "object of an unknown class is not a scan"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer (scout) image"),
+    ],
+)
+def test_what_is_no_scan_is_left_out_with_its_reason(ct_series: Path, changes: dict[str, object], reason: str) -> None:
+    edit(sorted(ct_series.iterdir())[0], **changes)
+    result = scan(files_below(ct_series))
+    assert result.list_left_out() == [f"1 file: {reason}"]
+    assert result.series[0].images == 4
+    for path in ct_series.iterdir():
+        edit(path, **changes) if path.name != sorted(ct_series.iterdir())[0].name else None
+    with pytest.raises(SeriesError, match="expected a series of images, found none"):
+        choose(scan(files_below(ct_series)))
+
+
+def test_copies_of_a_file_count_once_but_not_another_image_with_its_uid(ct_series: Path) -> None:
+    first = min(ct_series.iterdir())
+    shutil.copy(first, ct_series / "copy")
+    result = scan(files_below(ct_series))
+    assert result.series[0].images == 5
+    assert result.list_left_out() == ["1 file: copy of an image that is there already"]
+    edit(ct_series / "copy", InstanceNumber=99)
+    assert found_in(ct_series)[0].images == 6
+
+
+@pytest.mark.parametrize("length", [140, 350, 500, 700, 1000])
+def test_a_damaged_file_may_be_a_slice_and_stops_the_choice(ct_series: Path, length: int) -> None:
+    last = sorted(ct_series.iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:length])
+    with pytest.raises(UnreadableFile, match="found 1 damaged or unreadable, which may belong to the series"):
+        choose(scan(files_below(ct_series)))
+
+
+def test_several_patients_in_one_series_are_refused(ct_series: Path) -> None:
+    edit(sorted(ct_series.iterdir())[0], PatientID="SECRET-2")
+    with pytest.raises(SeriesError, match="found 2 different patients") as caught:
+        plan(found_in(ct_series)[0])
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_file_without_preamble_is_dicom_too(ct_series: Path) -> None:
+    for path in ct_series.iterdir():
+        ds = pydicom.dcmread(path)
+        del ds.file_meta
+        ds.preamble = None
+        pydicom.dcmwrite(path, ds, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert path.read_bytes()[128:132] != b"DICM"
+    assert found_in(ct_series)[0].images == 5
+    assert plan(found_in(ct_series)[0]).grid.shape == (5, 7, 9)
+
+
+def test_real_series_and_structure_sets_are_told_apart(shared: Path) -> None:
+    result = scan(files_below(shared / "ibsi-sts" / "dicom" / "STS_002"))
+    assert [(one.modality, one.images) for one in result.series] == [
+        (Modality.CT, 48),
+        (Modality.PT, 48),
+        (Modality.MR, 35),
+    ]
+    assert result.list_left_out() == ["3 files: RT Structure Set holds no image"]
