@@ -26,7 +26,7 @@ print("functional", functional.modality.value, functional.unit.value, functional
 registration = medfuse.register(structural, functional)
 medfuse.write_transform(registration.transform, out / "functional_from_structural.tfm")
 print(f"moved {registration.moved_mm:.1f} mm, rotated {registration.rotated_degrees:.1f} degrees")
-print(f"information {registration.information_before:.3f} -> {registration.information_after:.3f}")
+print(f"uncertain by {registration.spread_mm:.1f} mm: halves of the scan, registered alone, differ by that")
 
 # %% The functional volume in its own units on the structural grid, for measurements: fused values are for display.
 resampled = medfuse.resample(functional, structural.grid, registration.transform)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,10 +12,11 @@ from typing import Any
 from medfuse.align import Registration, Transform, overlap, resample
 from medfuse.align import register as run_registration
 from medfuse.color import PALETTES, Percentiles, Window, parse_window
-from medfuse.errors import NoOverlap, PatientMismatch, UnsupportedImage
+from medfuse.errors import GeometryError, NoOverlap, OutputError, PatientMismatch, UnsupportedImage
 from medfuse.fusion import DEFAULT_PALETTE, Engine, display_of
 from medfuse.grid import Grid
-from medfuse.io.files import known_suffix, read, write
+from medfuse.io.files import check_output, known_suffix, read, write
+from medfuse.io.limits import MAX_VOXELS
 from medfuse.io.output import whole
 from medfuse.volume import Pair, Step, Volume
 
@@ -22,10 +24,9 @@ REGISTER = ("auto", "rigid", "affine", "none")
 GRIDS = ("structural", "functional")
 FORMATS = ("dicom", "nifti", "both")
 
-#: How much more information a registration must find than the header's alignment holds before it is believed against
-#: it, where the files do not say whether their coordinates are one. On pairs known to be aligned (CT, MR, PET and SPECT
-#: of limbs, head and body) the ratio reached 1.32 by chance and by motion between the scans.
-CLEAR_GAIN = 1.4
+#: How many times its own uncertainty a registration must move a volume before it is believed against the header,
+#: where the files do not say whether their coordinates are one (docs/alignment.md has the measurements).
+CLEAR_SHIFT = 2.0
 
 #: Called with (what is being done, done, total).
 Progress = Callable[[str, int, int], None]
@@ -67,8 +68,8 @@ def align(
         structural: The volume that stays.
         functional: The volume that moves.
         register: "auto" trusts the header where both share a frame of reference or a grid; where their frames differ it
-            registers; where a file states no frame, it registers and believes the result only if it is clearly better
-            than the header's alignment. "rigid" and "affine" register in any case; "none" takes the header's alignment.
+            registers; where a file states no frame, it registers and believes the result only if it clearly leads away
+            from the header's alignment. "rigid" and "affine" register in any case; "none" takes the header's alignment.
         transform: A known transform from the structural to the functional world, instead of all that.
         progress: Called as the registration goes on.
 
@@ -94,7 +95,9 @@ def align(
         structural, functional, kind, progress=partial(progress, "registering") if progress else None
     )
     if register == "auto" and _header_holds(structural.grid, functional.grid, registration):
-        return Alignment(Transform.identity(), "header, which a registration did not clearly improve", registration)
+        return Alignment(
+            Transform.identity(), "header, from which a registration did not clearly lead away", registration
+        )
     return Alignment(registration.transform, f"{kind} registration, not verified: check it by eye", registration)
 
 
@@ -185,7 +188,7 @@ def write_fused(
 
     Args:
         fused: What `fuse` returned.
-        out: A folder; or a file whose suffix names the format, when `format` is None.
+        out: A folder; or a file whose suffix names the format.
         format: "dicom" makes `out` a folder of slices; "nifti" puts `fused.nii.gz` and `fused.json` in it; "both" puts
             these there beside a folder `dicom`. None: DICOM where the structural scan was DICOM, otherwise NIfTI.
         overwrite: Replace what an earlier run wrote there.
@@ -196,15 +199,12 @@ def write_fused(
 
     Raises:
         ValueError: An unknown format.
-        OutputError: The target exists or cannot be written.
+        OutputError: The target exists or cannot be written, or has the name of another format.
     """
-    if format is None and known_suffix(out):
-        return write(fused, out, overwrite=overwrite, inputs=inputs)
+    check_target(out, format, overwrite=overwrite, inputs=inputs)
     format = format or ("nifti" if fused.source.header is None else "dicom")
-    if format not in FORMATS:
-        raise ValueError(f"expected a format of {', '.join(FORMATS)}, got {format!r}")
-    if format == "dicom":
-        return write(fused, out, format="dicom", overwrite=overwrite, inputs=inputs)
+    if known_suffix(out) or format == "dicom":
+        return write(fused, out, overwrite=overwrite, inputs=inputs)
     with whole(out, overwrite=overwrite, inputs=inputs) as beside:
         written = write(fused, beside / "fused.nii.gz")
         if format == "both":
@@ -213,19 +213,38 @@ def write_fused(
     return written
 
 
-def check_words(*, register: str, grid: str, palette: str, format: str | None) -> None:
+def check_target(
+    out: Path, format: str | None = None, *, overwrite: bool = False, inputs: tuple[Path, ...] = ()
+) -> None:
+    """Refuse a target that `write_fused` would refuse, before anything is computed.
+
+    Args:
+        out: As for `write_fused`.
+        format: As for `write_fused`.
+        overwrite: As for `write_fused`.
+        inputs: As for `write_fused`.
+
+    Raises:
+        ValueError: An unknown format.
+        OutputError: The target exists, cannot be written to, or has the name of another format.
+    """
+    if format not in (*FORMATS, None):
+        raise ValueError(f"expected a format of {', '.join(FORMATS)}, got {format!r}")
+    if known_suffix(out) and format == "both":
+        raise OutputError(f"expected a folder for both formats, found the file name {out.name}", "Name a folder")
+    named = format if known_suffix(out) or format == "dicom" else None
+    check_output(out, format=named, overwrite=overwrite, inputs=inputs)
+
+
+def check_words(*, register: str, grid: str, palette: str) -> None:
     """Refuse a word that nothing here knows, before anything is read.
 
     Raises:
         ValueError: One of them is unknown.
     """
-    for name, word, known in (
-        ("register", register, REGISTER),
-        ("palette", palette, PALETTES),
-        ("format", format, (*FORMATS, None)),
-    ):
+    for name, word, known in (("register", register, REGISTER), ("palette", palette, PALETTES)):
         if word not in known:
-            raise ValueError(f"expected a {name} of {', '.join(str(one) for one in known if one)}, got {word!r}")
+            raise ValueError(f"expected a {name} of {', '.join(known)}, got {word!r}")
     if grid not in GRIDS:
         _spacing(grid)
 
@@ -278,7 +297,7 @@ def _shared_coordinates(structural: Grid, functional: Grid) -> str:
 def _header_holds(structural: Grid, functional: Grid, registration: Registration) -> bool:
     """Whether the header's alignment stands against a registration, where a file states no frame of reference."""
     unstated = structural.frame_of_reference is None or functional.frame_of_reference is None
-    return unstated and registration.information_after < CLEAR_GAIN * registration.information_before
+    return unstated and registration.shift_mm <= CLEAR_SHIFT * registration.spread_mm
 
 
 def _target(structural: Volume, functional: Volume, grid: str | float | Grid) -> Grid:
@@ -288,7 +307,18 @@ def _target(structural: Volume, functional: Volume, grid: str | float | Grid) ->
         return structural.grid
     if grid == "functional":
         return functional.grid
-    return structural.grid.with_spacing(_spacing(grid))
+    return _fine(structural.grid, _spacing(grid))
+
+
+def _fine(grid: Grid, spacing_mm: float) -> Grid:
+    """The same block of space with another voxel size, if that can be held in memory."""
+    voxels = math.prod(grid.extent_mm) / spacing_mm**3
+    if voxels > MAX_VOXELS:
+        raise GeometryError(
+            f"expected a grid of at most {MAX_VOXELS} voxels, found that {spacing_mm:g} mm makes about {voxels:.1g}",
+            "Choose a larger voxel size",
+        )
+    return grid.with_spacing(spacing_mm)
 
 
 def _spacing(text: str | float) -> float:

@@ -14,6 +14,10 @@ from medfuse.grid import Grid
 from medfuse.sample.series import write_series
 from medfuse.volume import Modality, Unit, Volume
 
+# Before torch is loaded, and for the commands that tests run: on arrays this small, threads that share the cores of a
+# busy machine wait for one another ten times longer than they save.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -60,6 +64,18 @@ def pt_series(oblique_volume: Volume, tmp_path: Path) -> Path:
     folder = tmp_path / "pt_series"
     write_series(volume, folder, description="PET", number=4)
     return folder
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device there is: the CPU, and a CUDA GPU, with full float32 arithmetic, where there is one."""
+    import torch
+
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device here")
+        request.getfixturevalue("monkeypatch").setattr(torch.backends.cudnn, "allow_tf32", False)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def resample(volume: Volume, grid: Grid, transform: Transform | None = None) -> 
     resampler.SetTransform(transform.to_itk())
     resampler.SetInterpolator(sitk.sitkLinear)
     resampler.SetDefaultPixelValue(_outside(volume))
-    image = resampler.Execute(_smoothed(volume, grid, transform))
+    array = sitk.GetArrayFromImage(resampler.Execute(_smoothed(volume, grid, transform)))
     return volume.derive(
         "resample",
         {
@@ -58,7 +58,7 @@ def resample(volume: Volume, grid: Grid, transform: Transform | None = None) -> 
             "moving_from_fixed": transform.moving_from_fixed.tolist(),
             "overlap": round(inside, 4),
         },
-        array=sitk.GetArrayFromImage(image),
+        array=np.rint(array).astype(np.uint8) if volume.is_color else array,
         grid=grid,
     )
 
@@ -71,9 +71,18 @@ def overlap(grid: Grid, other: Grid, transform: Transform | None = None) -> floa
         other: In the moving world.
         transform: From the fixed world to the moving one.
     """
+    transform = transform or Transform.identity()
+    share = _share_inside(grid, other, transform)
+    if share == 0:  # a slab can slip between the points: ask it instead
+        size = float(np.prod(other.extent_mm) / np.prod(grid.extent_mm))
+        share = min(1.0, _share_inside(other, grid, transform.inverse()) * size)
+    return share
+
+
+def _share_inside(grid: Grid, other: Grid, transform: Transform) -> float:
     axes = [np.linspace(0, n - 1, min(n, 64)) for n in grid.shape]
     points = grid.points_mm(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
-    index = other.index_of((transform or Transform.identity()).apply(points))
+    index = other.index_of(transform.apply(points))
     inside = ((index >= -0.5) & (index <= np.array(other.shape) - 0.5)).all(axis=1)
     return float(inside.mean())
 
@@ -85,8 +94,10 @@ def _outside(volume: Volume) -> float:
 
 
 def _smoothed(volume: Volume, grid: Grid, transform: Transform) -> sitk.Image:
-    """The volume with detail removed that `grid` is too coarse for: Gaussian, along each of its axes."""
+    """The volume as float32, without the detail that `grid` is too coarse for: Gaussian, along each of its axes."""
     image = to_image(volume)
+    if volume.is_color:
+        image = sitk.Cast(image, sitk.sitkVectorFloat32)
     # The size of a voxel of the grid as the volume's axes see it, in mm.
     turn = volume.grid.direction.T @ transform.moving_from_fixed[:3, :3] @ grid.direction
     target_mm = np.linalg.norm(turn * np.array(grid.spacing_mm), axis=1)
@@ -96,4 +107,7 @@ def _smoothed(volume: Volume, grid: Grid, transform: Transform) -> sitk.Image:
     if not sigma_mm.any():
         return image
     variance = (sigma_mm**2)[::-1].tolist()
-    return sitk.DiscreteGaussian(image, variance, maximumKernelWidth=64)
+    if not volume.is_color:
+        return sitk.DiscreteGaussian(image, variance, maximumKernelWidth=64)
+    channels = (sitk.VectorIndexSelectionCast(image, channel) for channel in range(3))
+    return sitk.Compose([sitk.DiscreteGaussian(channel, variance, maximumKernelWidth=64) for channel in channels])

@@ -79,7 +79,7 @@ class Transform:
         """The matrix of any linear SimpleITK transform, whatever its centre and parts.
 
         Raises:
-            UnsupportedImage: The transform is not 3-D and linear.
+            UnsupportedImage: The transform is not 3-D and linear, or flattens space.
         """
         if itk.GetDimension() != 3 or not itk.IsLinear():
             raise UnsupportedImage(
@@ -90,7 +90,13 @@ class Transform:
         matrix = np.eye(4)
         matrix[:3, :3] = np.stack([itk.TransformPoint(tuple(axis)) - origin for axis in np.eye(3).tolist()], axis=1)
         matrix[:3, 3] = origin
-        return cls(matrix)
+        try:
+            return cls(matrix)
+        except ValueError as error:
+            raise UnsupportedImage(
+                "expected a transform that can be inverted, found one that flattens space",
+                "Check the numbers in its file",
+            ) from error
 
 
 def read_transform(path: Path) -> Transform:
@@ -137,4 +143,5 @@ def write_transform(transform: Transform, path: Path, *, overwrite: bool = False
             sitk.WriteTransform(transform.to_itk(), str(partial))
             os.replace(partial, path)
     except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot write {path.name}: {error}") from error
+        reason = (error.strerror if isinstance(error, OSError) else "") or "ITK could not write it"
+        raise OutputError(f"cannot write {path.name}: {reason}") from error

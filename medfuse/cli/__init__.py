@@ -1,27 +1,27 @@
 """The command line: parses and prints, decides nothing. One file a family of commands.
 
-Exit codes: 0 done; 2 wrong usage; 3 to 7 by the kind of error (`medfuse.errors`); 130 interrupted.
+Exit codes: 0 done; 1 a fault of medfuse, or too little memory; 2 wrong usage; 3 to 7 by the kind of error
+(`medfuse.errors`); 130 interrupted, 143 terminated. What goes wrong is said in one line on standard error.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import warnings
+from typing import Any, NoReturn
 
 import typer
 
 from medfuse.cli import convert, demo, fuse, info, register, train, weights
 from medfuse.errors import MedfuseError
 
-app = typer.Typer(
-    name="medfuse",
-    help="Two scans of one patient in, one fused series out. Not for diagnostic use.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+#: What typer raises on wrong usage; it exports this child of it only.
+UsageError: Any = typer.BadParameter.__base__
+
+app = typer.Typer(name="medfuse", pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 app.command("fuse")(fuse.fuse)
 app.command("info")(info.info)
 app.command("register")(register.register)
@@ -33,30 +33,53 @@ app.add_typer(weights.app, name="weights")
 
 
 @app.callback(invoke_without_command=True)
-def version(
-    show: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+def root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
 ) -> None:
     """Two scans of one patient in, one fused series out. Not for diagnostic use."""
-    if show:
+    if version:
         from medfuse import __version__
 
         typer.echo(f"medfuse {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 def main() -> None:
-    """Run the command line; errors that a user can cause end in one line and their exit code."""
+    """Run the command line; whatever goes wrong ends in one line and an exit code."""
     # Libraries may quote a header in their warnings, and a header names a patient.
     warnings.simplefilter("ignore")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    # What was begun is cleared away on the way out, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        app()
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx else "medfuse"
+        _stop(f"{error.format_message().rstrip('.')}. See {command} --help", 2)
     except MedfuseError as error:
-        typer.echo(f"medfuse: {error}", err=True)
-        sys.exit(error.exit_code)
-    except MemoryError:
-        typer.echo("medfuse: not enough memory; fuse on a coarser grid, for example --grid 2", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("medfuse: interrupted; nothing was written", err=True)
-        sys.exit(130)
+        _stop(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        if os.environ.get("MEDFUSE_DEBUG"):
+            raise
+        _stop(_explained(error), 1)
+    if code == 130:
+        _stop("interrupted", 130)
+    sys.exit(code or 0)
+
+
+def _explained(error: Exception) -> str:
+    """What to say of an error that medfuse did not foresee; its own text may quote a header, and is left out."""
+    if isinstance(error, MemoryError) or any(word in str(error) for word in ("memory", "bad_alloc", "allocat")):
+        return "not enough memory. Fuse on a coarser grid, for example --grid 2"
+    return f"an unforeseen {type(error).__name__}. Set MEDFUSE_DEBUG=1 to see where, and please report it"
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    typer.echo(f"medfuse: {' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,4 +1,4 @@
-"""What all commands print with: JSON for scripts, progress for people, usage errors."""
+"""What all commands share: scans read by their place, progress for people, JSON for scripts, usage errors."""
 
 from __future__ import annotations
 
@@ -6,13 +6,41 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from medfuse.errors import MedfuseError
+
+if TYPE_CHECKING:
+    from medfuse.volume import Volume
 
 Progress = Callable[[str, int, int], None]
 
 NOTICE = "Fused images are derived and not for diagnostic use."
+
+
+def read_scan(
+    place: str, path: Path, series: str | None, modality: str | None = None, fill_nan: float | None = None
+) -> Volume:
+    """Read one of two scans; an error says which, and names the options of that one.
+
+    Args:
+        place: What the command line calls it: "structural", for example.
+        path: As for `medfuse.read`.
+        series: As for `medfuse.read`.
+        modality: As for `medfuse.read`.
+        fill_nan: As for `medfuse.read`.
+    """
+    from medfuse.io.files import read
+
+    try:
+        with usage_errors():
+            return read(path, series=series, modality=modality, fill_nan=fill_nan)
+    except MedfuseError as error:
+        hint = error.hint.replace("--series", f"--{place}-series")
+        raise type(error)(f"{place} scan: {error.args[0]}", hint) from error
 
 
 def print_json(content: dict[str, Any]) -> None:

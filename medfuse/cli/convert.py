@@ -20,11 +20,10 @@ def convert(
     overwrite: Overwrite = False,
     as_json: As_json = False,
 ) -> None:
-    """Convert one scan to another format, voxel for voxel, in the same place."""
-    from medfuse.io.files import read, write
-    from medfuse.io.output import check_target
+    """Convert one scan to another format. Voxels and their places stay as they are."""
+    from medfuse.io.files import check_output, read, write
 
-    check_target(out, overwrite, (source,))
+    check_output(out, overwrite=overwrite, inputs=(source,))
     with usage_errors():
         volume = read(source, series=series, modality=modality, fill_nan=fill_nan)
     written = write(volume, out, overwrite=overwrite, inputs=(source,))

@@ -17,10 +17,12 @@ def demo(
     overwrite: Overwrite = False,
     as_json: As_json = False,
 ) -> None:
-    """Make a digital head phantom as DICOM (MR, PET, CT), register it, fuse it, and compare with the truth."""
+    """Make, register and fuse scans of a digital head. They are DICOM (MR, PET, CT), and the truth is known."""
     from medfuse.fusion import choose_device
+    from medfuse.io.output import check_target
     from medfuse.sample.demo import run_demo
 
+    check_target(out, overwrite, ())
     with usage_errors():
         choose_device(device)
     with progress_bars() as progress:

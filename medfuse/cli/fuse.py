@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medfuse.cli.console import NOTICE, print_json, progress_bars, usage_errors
+from medfuse.cli.console import NOTICE, print_json, progress_bars, read_scan, usage_errors
 from medfuse.cli.options import As_json, FillNan, Out, Overwrite
 
 
@@ -46,31 +47,31 @@ def fuse(
     structural_modality: Annotated[str | None, typer.Option(help="ct or mr, where the file does not say.")] = None,
     functional_modality: Annotated[str | None, typer.Option(help="pet, spect, ct or mr, likewise.")] = None,
     fill_nan: FillNan = None,
-    any_patient: Annotated[bool, typer.Option(help="Do not ask whether both scans are of one patient.")] = False,
+    any_patient: Annotated[
+        bool, typer.Option("--any-patient", help="Do not ask whether both scans are of one patient.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     overwrite: Overwrite = False,
     as_json: As_json = False,
 ) -> None:
-    """Fuse two scans of one patient into one series, in the patient's own geometry."""
+    """Fuse two scans of one patient into one series. It lies where the patient lay, as the structural scan does."""
     from medfuse import pipeline
     from medfuse.align import read_transform, write_transform
-    from medfuse.align.transform import check_target as check_transform_target
     from medfuse.fusion import Engine
-    from medfuse.io.output import check_target
+    from medfuse.io.output import whole
 
     started = time.monotonic()
-    inputs = (structural, functional)
-    check_target(out, overwrite, inputs)
-    if save_transform:
-        check_transform_target(save_transform, overwrite=overwrite)
+    inputs = tuple(path for path in (structural, functional, transform, weights) if path)
     with usage_errors():
-        pipeline.check_words(register=register, grid=grid, palette=palette, format=format)
+        pipeline.check_words(register=register, grid=grid, palette=palette)
+        pipeline.check_target(out, format, overwrite=overwrite, inputs=inputs)
+        _check_transforms(transform, save_transform, out, register, overwrite)
         windows = [pipeline.to_window(choice) for choice in (window, structural_window)]
         engine = Engine(method, strategy, device, weights)
     known = read_transform(transform) if transform else None
     pair = (
-        _read(structural, structural_series, structural_modality, fill_nan),
-        _read(functional, functional_series, functional_modality, fill_nan),
+        read_scan("structural", structural, structural_series, structural_modality, fill_nan),
+        read_scan("functional", functional, functional_series, functional_modality, fill_nan),
     )
     pipeline.check_pair(*pair, any_patient=any_patient)
     read_at = time.monotonic()
@@ -89,9 +90,11 @@ def fuse(
             progress=progress,
         )
     fused_at = time.monotonic()
-    if save_transform:
-        write_transform(alignment.transform, save_transform, overwrite=overwrite)
-    written = pipeline.write_fused(fused, out, format, overwrite=overwrite, inputs=inputs)
+    with ExitStack() as stack:
+        if save_transform:
+            beside = stack.enter_context(whole(save_transform, overwrite=overwrite, inputs=inputs))
+            write_transform(alignment.transform, beside)
+        written = pipeline.write_fused(fused, out, format, overwrite=overwrite, inputs=inputs)
     seconds = {
         "read": read_at - started,
         "align": aligned_at - read_at,
@@ -99,16 +102,23 @@ def fuse(
         "write": time.monotonic() - fused_at,
     }
     if as_json:
-        print_json(_summary(fused, written, seconds))
+        print_json(_summary(fused, [*written, *([save_transform] if save_transform else [])], seconds))
     else:
         _tell(fused, alignment, engine, out, written, seconds)
 
 
-def _read(path: Path, series: str | None, modality: str | None, fill_nan: float | None) -> Any:
-    from medfuse.io.files import read
+def _check_transforms(
+    transform: Path | None, save_transform: Path | None, out: Path, register: str, overwrite: bool
+) -> None:
+    """Refuse before long work what is said of transforms and cannot be done."""
+    from medfuse.align.transform import check_target
 
-    with usage_errors():
-        return read(path, series=series, modality=modality, fill_nan=fill_nan)
+    if transform and register in ("rigid", "affine"):
+        raise ValueError(f"--transform and --register {register} exclude one another")
+    if save_transform:
+        check_target(save_transform, overwrite=overwrite)
+        if save_transform.resolve().is_relative_to(out.resolve()):
+            raise ValueError("expected --save-transform apart from the output, got a path in it")
 
 
 def _summary(fused: Any, written: list[Path], seconds: dict[str, float]) -> dict[str, Any]:
@@ -130,8 +140,8 @@ def _tell(fused: Any, alignment: Any, engine: Any, out: Path, written: list[Path
     found = alignment.registration
     if found:
         typer.echo(
-            f"         registration found {found.moved_mm:.1f} mm and {found.rotated_degrees:.1f}° from the headers; "
-            f"mutual information {found.information_before:.3f} before, {found.information_after:.3f} after"
+            f"         a registration moved the body by {found.shift_mm:.1f} mm ({found.rotated_degrees:.1f}°), "
+            f"uncertain by {found.spread_mm:.1f} mm: halves of the scan, registered alone, differ by that"
         )
     name = engine.method.name + (f" ({engine.method.strategy})" if engine.method.strategy else "")
     typer.echo(f"fused:   {k} slices of {j} × {i} with {name} on {engine.device} ({seconds['fuse']:.1f} s)")

@@ -16,7 +16,7 @@ def info(
     path: Annotated[Path, typer.Argument(help="A folder, zip or file.")],
     as_json: As_json = False,
 ) -> None:
-    """Say what a path holds: series, modality, geometry, units; what can be used, and why the rest cannot."""
+    """Say what a path holds. Series, modality, geometry, units; what can be used, and why the rest cannot."""
     from medfuse.io.files import inspect
 
     inspection = inspect(path)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medfuse.cli.console import print_json, progress_bars, usage_errors
+from medfuse.cli.console import print_json, progress_bars, read_scan
 from medfuse.cli.options import As_json, FillNan, Overwrite
 
 
@@ -22,19 +22,20 @@ def register(
     overwrite: Overwrite = False,
     as_json: As_json = False,
 ) -> None:
-    """Find the transform that lays one scan on another, and save it for `medfuse fuse --transform`."""
+    """Find and save the transform between two scans. `medfuse fuse --transform` takes it."""
     from medfuse.align import register as run
     from medfuse.align import write_transform
+    from medfuse.align.register import KINDS
     from medfuse.align.transform import check_target
-    from medfuse.io.files import read
 
+    if kind not in KINDS:
+        raise typer.BadParameter(f"expected a kind of {', '.join(KINDS)}, got {kind!r}")
     check_target(out, overwrite=overwrite)
-    with usage_errors():
-        pair = (
-            read(fixed, series=fixed_series, fill_nan=fill_nan),
-            read(moving, series=moving_series, fill_nan=fill_nan),
-        )
-    with progress_bars() as progress, usage_errors():
+    pair = (
+        read_scan("fixed", fixed, fixed_series, fill_nan=fill_nan),
+        read_scan("moving", moving, moving_series, fill_nan=fill_nan),
+    )
+    with progress_bars() as progress:
         found = run(*pair, kind, lambda done, total: progress("registering", done, total))
     write_transform(found.transform, out, overwrite=overwrite)
     if as_json:
@@ -44,6 +45,7 @@ def register(
         f"moved:       {found.moved_mm:.2f} mm at most, {found.rotated_degrees:.2f}° (from the headers' alignment)"
     )
     typer.echo(f"information: {found.information_before:.3f} before, {found.information_after:.3f} after")
+    typer.echo(f"uncertain:   {found.spread_mm:.2f} mm, by which halves of the scan, registered alone, differ")
     typer.echo(f"overlap:     {found.overlap:.0%} of the fixed scan")
     typer.echo(f"written:     {out}")
     typer.echo("Not verified: check the alignment by eye before you rely on it.")

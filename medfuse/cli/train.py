@@ -32,3 +32,5 @@ def train(
     report = run(read_config(config), data, out, str(chosen))
     if as_json:
         print_json(report)
+        return
+    typer.echo(f"written: {out}")

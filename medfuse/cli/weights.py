@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from medfuse.cli.options import Overwrite
+from medfuse.cli.console import print_json
+from medfuse.cli.options import As_json, Overwrite
 
-app = typer.Typer(help="Weights of the learned methods.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Weights of the learned methods.", rich_markup_mode=None)
 
 
 @app.callback()
@@ -23,8 +24,9 @@ def convert(
     out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
     network: Annotated[str, typer.Option(help="Which network it is of.")] = "dilran",
     overwrite: Overwrite = False,
+    as_json: As_json = False,
 ) -> None:
-    """Turn a published checkpoint into weights for `medfuse fuse --weights`, without running any code in it."""
+    """Turn a published checkpoint into weights. No code in it is run; `medfuse fuse --weights` takes the result."""
     from medfuse.fusion.weights import PUBLISHED, to_bytes
     from medfuse.fusion.weights import convert as run
     from medfuse.io.output import whole
@@ -33,4 +35,7 @@ def convert(
         raise typer.BadParameter(f"expected a network of {', '.join(PUBLISHED)}, got {network!r}")
     with whole(out, overwrite=overwrite, inputs=(checkpoint,)) as beside:
         beside.write_bytes(to_bytes(run(network, checkpoint), {"network": network}))
+    if as_json:
+        print_json({"outputs": [str(out)], "network": network})
+        return
     typer.echo(f"written: {out}")

@@ -34,7 +34,7 @@ def apply_palette(values: NDArray[np.floating], name: str) -> NDArray[np.uint8]:
 
 @cache
 def table_of(name: str) -> NDArray[np.uint8]:
-    """The palette's 256 colours, (256, 3) uint8.
+    """The palette's 256 colours, (256, 3) uint8, read-only.
 
     Raises:
         ValueError: No palette has that name.
@@ -44,8 +44,10 @@ def table_of(name: str) -> NDArray[np.uint8]:
     ramp = np.arange(256, dtype=np.uint8)
     uid = PALETTES[name]
     if uid is None:
-        return np.repeat(ramp[:, None], 3, axis=1)
-    from pydicom.pixels import apply_color_lut
+        table: NDArray[np.uint8] = np.repeat(ramp[:, None], 3, axis=1)
+    else:
+        from pydicom.pixels import apply_color_lut
 
-    table: NDArray[np.uint8] = apply_color_lut(ramp, palette=uid)
+        table = apply_color_lut(ramp, palette=uid)
+    table.setflags(write=False)
     return table

@@ -63,10 +63,11 @@ class Percentiles:
 
         A constant array gets a window in which it is black.
         """
+        values = values.view(np.uint8) if values.dtype == np.bool_ else values
         lowest = values.min()
         found = values[values > lowest]
         if found.size == 0:
-            return Window(float(lowest), float(lowest) + 1)
+            return Window(float(lowest), float(lowest) + max(1.0, abs(float(lowest))))
         lower, upper = np.percentile(found, (self.lower, self.upper)).tolist()
         if upper <= lower:
             lower, upper = float(lowest), float(found.max())

@@ -107,7 +107,7 @@ class Engine:
         return fused
 
     def _tensor(self, planes: NDArray[np.float32], batch: int) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(planes))[:, None].to(self.device)
+        tensor = torch.from_numpy(np.array(planes, np.float32, order="C"))[:, None].to(self.device)
         missing = batch - len(planes)
         return torch.cat([tensor, tensor.new_zeros((missing, *tensor.shape[1:]))]) if missing else tensor
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medfuse.fusion.networks.dilran import Dilran
+from medfuse.fusion.networks import NETWORKS
 from medfuse.fusion.strategies import STRATEGIES
 from medfuse.fusion.weights import read_weights
 
@@ -53,8 +53,6 @@ METHODS = {
     "maximum": Entry("The larger of the two, pixel by pixel", "baseline"),
 }
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"dilran": Dilran}
-
 PIXEL_RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "average": lambda structural, functional: (structural + functional) / 2,
     "maximum": torch.maximum,
@@ -89,7 +87,8 @@ class Method:
             raise ValueError(f"expected a method of {', '.join(METHODS)}, got {name!r}")
         offered = METHODS[name].strategies
         if strategy is not None and strategy not in offered:
-            raise ValueError(f"expected a strategy of {', '.join(offered) or 'none'} for {name}, got {strategy!r}")
+            expected = f"a strategy of {', '.join(offered)}" if offered else "no strategy"
+            raise ValueError(f"expected {expected} for {name}, got {strategy!r}")
         if weights is not None and name not in NETWORKS:
             raise ValueError(f"{name} has no weights to replace")
         self.name = name

@@ -44,10 +44,9 @@ STRATEGIES: dict[str, Strategy] = {"nuclear": nuclear, "average": average, "maxi
 def largest_nuclear_norm(maps: Tensor) -> Tensor:
     """The largest nuclear norm among C matrices, without decomposing most of them; the value is exact.
 
-    Of a matrix of rank r only its Frobenius norm F and a lower bound s of its largest singular value are computed (two
-    matrix-vector products a round of power iteration). Then its nuclear norm is at most s + √((r-1)(F² - s²)), since
-    the other singular values are largest in sum when they are equal. Matrices are decomposed in the order of that
-    bound, until the next bound lies below the largest norm found.
+    A matrix A is split into u(Aᵀu)ᵀ, u a unit vector near its first singular one (power iteration), and the rest R. By
+    the triangle inequality its nuclear norm is at most ‖Aᵀu‖ + √r·‖R‖, with r = min(H, W) and the Frobenius norm of R.
+    Matrices are decomposed in the order of that bound, until the next bound is no larger than the largest norm found.
 
     Args:
         maps: (C, H, W).
@@ -58,7 +57,7 @@ def largest_nuclear_norm(maps: Tensor) -> Tensor:
     order = _upper_bound(maps).sort(descending=True)
     best = maps.new_zeros(())
     for bound, channel in zip(order.values.tolist(), order.indices.tolist(), strict=True):
-        if bound < best:
+        if bound <= best:
             break
         best = torch.maximum(best, torch.linalg.svdvals(maps[channel].cpu()).sum().to(maps.device))
     return best
@@ -66,14 +65,10 @@ def largest_nuclear_norm(maps: Tensor) -> Tensor:
 
 def _upper_bound(maps: Tensor, rounds: int = 3) -> Tensor:
     """An upper bound of the nuclear norm of each of C matrices, shape (C,)."""
-    rank = min(maps.shape[-2:])
-    frobenius = torch.linalg.matrix_norm(maps)
     right = maps.mean(dim=1)[..., None]
     for _ in range(rounds):
         left = torch.nn.functional.normalize(maps @ right, dim=1)
         right = maps.mT @ left
-    largest = torch.linalg.vector_norm(right, dim=(1, 2)).minimum(frobenius)
-    others = ((rank - 1) * (frobenius.square() - largest.square())).sqrt()
-    # Below F/√r the bound would not fall as s grows: there the general one, √r·F, holds.
-    bound = torch.where(largest >= frobenius / rank**0.5, largest + others, frobenius * rank**0.5)
+    rest = torch.linalg.matrix_norm(torch.baddbmm(maps, left, right.mT, alpha=-1))
+    bound: Tensor = torch.linalg.vector_norm(right, dim=(1, 2)) + min(maps.shape[-2:]) ** 0.5 * rest
     return bound * (1 + 1e-4)  # rounding

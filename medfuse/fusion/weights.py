@@ -6,7 +6,6 @@ Only safetensors files are read, which hold numbers and no code. `convert` makes
 from __future__ import annotations
 
 import hashlib
-import pickle
 from importlib import resources
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from medfuse.errors import WeightsError
-from medfuse.fusion.networks import dilran
+from medfuse.fusion.networks import NETWORKS, dilran
 
 #: SHA-256 of each file of weights in medfuse/models.
 SHIPPED = {"dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64"}
@@ -36,13 +35,14 @@ def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str
     Raises:
         WeightsError: The file is absent, damaged, not what medfuse shipped, or of another network.
     """
-    if path is None:
-        content = resources.files("medfuse").joinpath("models", f"{name}.safetensors").read_bytes()
-    else:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise WeightsError(f"expected a file of weights, cannot read {path.name}: {error.strerror}") from error
+    file = path or resources.files("medfuse").joinpath("models", f"{name}.safetensors")
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"expected a file of weights, cannot read {file.name}: {error.strerror}",
+            "Check the path" if path else "Install medfuse again",
+        ) from error
     digest = hashlib.sha256(content).hexdigest()
     if path is None and digest != SHIPPED[name]:
         raise WeightsError(
@@ -50,12 +50,15 @@ def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str
             "Install medfuse again",
         )
     try:
-        network.load_state_dict(load(content))
+        tensors = load(content)
+        network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(
-            f"expected weights of {name} in safetensors form, found something else in {path.name if path else name}",
+            f"expected weights of {name} in safetensors form, found something else in {file.name}",
             "Convert a published checkpoint with: medfuse weights convert",
         ) from error
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise WeightsError(f"expected finite weights, found NaN or infinity in {file.name}", "Train the network again")
     return digest
 
 
@@ -70,16 +73,7 @@ def convert(name: str, checkpoint: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: The file cannot be read, or does not hold that network.
     """
-    try:
-        if checkpoint.suffix == ".safetensors":
-            published = load_file(checkpoint)
-        else:
-            published = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise WeightsError(
-            f"expected a published checkpoint of {name}, cannot read {checkpoint.name}",
-            "Give a .pt that holds a state_dict, or a .safetensors",
-        ) from error
+    published = _read_checkpoint(name, checkpoint)
     names = PUBLISHED[name]
     tensors = {
         names[prefix] + key[len(prefix) :]: tensor.contiguous()
@@ -87,13 +81,30 @@ def convert(name: str, checkpoint: Path) -> dict[str, Tensor]:
         for prefix in names
         if key.startswith(prefix + ".")
     }
-    missing = [prefix for prefix, ours in names.items() if f"{ours}.weight" not in tensors]
-    if missing:
+    with torch.device("meta"):
+        expected = NETWORKS[name]().state_dict()
+    wrong = [key for key in expected if key not in tensors or tensors[key].shape != expected[key].shape]
+    if wrong:
         raise WeightsError(
-            f"expected the published tensors of {name}, found none named {missing[0]}.* in {checkpoint.name}",
+            f"expected the published tensors of {name}, found {len(wrong)} of {len(expected)} absent or of another "
+            f"shape in {checkpoint.name}, {wrong[0]} first",
             "Check that the checkpoint is of this network",
         )
     return tensors
+
+
+def _read_checkpoint(name: str, checkpoint: Path) -> dict[str, Tensor]:
+    try:
+        if checkpoint.suffix == ".safetensors":
+            published = load_file(checkpoint)
+        else:
+            published = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        return {str(key): tensor for key, tensor in published.items() if isinstance(tensor, Tensor)}
+    except Exception as error:  # a damaged pickle can raise anything
+        raise WeightsError(
+            f"expected a published checkpoint of {name}, cannot read {checkpoint.name}",
+            "Give a .pt that holds a state_dict, or a .safetensors",
+        ) from error
 
 
 def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:

@@ -14,6 +14,7 @@ from pydicom import Dataset, uid
 
 from medfuse.errors import MedfuseError, SeriesError, UnreadableFile
 from medfuse.io.dicom_header import count, leniently, read_header, word, words
+from medfuse.io.sidecar import to_modality
 from medfuse.volume import Modality
 
 #: SOP classes that are scans, and the modality that a class alone implies. All others are left out.
@@ -168,7 +169,8 @@ def choose(found: Scan, series: str | int | None = None, modality: Modality | No
 
     Args:
         found: What `scan` found.
-        series: Series Instance UID or Series Number; None chooses the only one that can be a volume.
+        series: Series Instance UID, Series Number, or a modality as `to_modality` knows it; None chooses the only one
+            that can be a volume.
         modality: Considered where several series are left.
 
     Raises:
@@ -187,8 +189,7 @@ def choose(found: Scan, series: str | int | None = None, modality: Modality | No
         )
     candidates = list(found.series)
     if series is not None:
-        asked = str(series).strip()
-        candidates = [one for one in candidates if asked in (one.uid, str(one.number))]
+        candidates = _asked_for(candidates, str(series).strip())
     elif len(candidates) > 1:
         candidates = [one for one in candidates if one.images > 1] or candidates
     if len(candidates) > 1 and modality is not None:
@@ -198,5 +199,18 @@ def choose(found: Scan, series: str | int | None = None, modality: Modality | No
     listed = "; ".join(str(one) for one in candidates or found.series)
     raise SeriesError(
         f"expected one series, found {len(candidates) or 'none that fits'} among {len(found.series)}: {listed}",
-        "Choose one by its number or UID with --series (in Python: series=); `medfuse info` lists them",
+        "Choose one by its number, UID or modality with --series (in Python: series=); `medfuse info` lists them",
     )
+
+
+def _asked_for(candidates: list[Series], asked: str) -> list[Series]:
+    """The series of a UID or number, else those of a modality."""
+    named = [one for one in candidates if asked in (one.uid, str(one.number))]
+    if named:
+        return named
+    try:
+        modality = to_modality(asked)
+    except ValueError:
+        return []
+    fitting = [one for one in candidates if one.modality is modality]
+    return [one for one in fitting if one.images > 1] or fitting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from medfuse.io.dicom_read import read_series
 from medfuse.io.dicom_series import Scan, choose, files_below, scan
 from medfuse.io.inspection import Inspection, inspect_file, inspect_series
 from medfuse.io.nifti import read_nifti, write_nifti
-from medfuse.io.output import whole
+from medfuse.io.output import check_target, whole
 from medfuse.io.sidecar import sidecar_path, to_json, to_modality
 from medfuse.volume import Modality, Volume
 
@@ -34,10 +35,10 @@ def read(
     Args:
         path: A DICOM folder (any depth, order and file names, several series), a zip archive of one, a DICOM file with
             several frames, or a NIfTI, NRRD or MetaImage file, or a folder with one of these.
-        series: Series Instance UID or Series Number, where a DICOM folder holds several.
+        series: Series Instance UID, Series Number or modality, where a DICOM folder holds several.
         modality: What made the image, overriding what the file says: CT, MR (MRI), PT (PET), NM (SPECT), in any case.
             Where a folder holds several series, the one of this modality is read.
-        fill_nan: Value to put in place of NaN and infinity; None refuses them.
+        fill_nan: Finite value to put in place of NaN and infinity; None refuses them.
 
     Returns:
         float32 of shape (K, J, I) or uint8 RGB of shape (K, J, I, 3), with exact geometry in LPS millimetres.
@@ -48,8 +49,10 @@ def read(
         MissingAttribute: The header lacks what must not be guessed.
         UnsupportedImage: It is an image, but not usable as a volume.
         GeometryError: The axes are not at right angles.
-        ValueError: `modality` is not a modality.
+        ValueError: `modality` is not a modality, or `fill_nan` is not finite.
     """
+    if fill_nan is not None and not math.isfinite(fill_nan):
+        raise ValueError(f"expected a finite number in place of NaN, got {fill_nan}")
     wanted = None if modality is None else to_modality(modality)
     with unpacked(_existing(path)) as place:
         found = scan(files_below(place))
@@ -79,7 +82,7 @@ def inspect(path: Path | str, *, modality: Modality | str | None = None) -> Insp
         volumes = _volumes(found)
         infos = [inspect_series(one, wanted) for one in found.series]
         infos += [inspect_file(file, format, wanted) for file, format in volumes]
-        unknown = len(found.others) - len(volumes)
+        unknown = len(set(found.others) - set(_with_sidecars(path for path, _ in volumes)))
         left_out = found.list_left_out()
         if unknown:
             left_out.append(f"{unknown} file{'s' if unknown > 1 else ''}: no image format that is known")
@@ -142,12 +145,11 @@ def write(
         OutputError: The target exists or cannot be written, or the format cannot hold the volume.
         ValueError: `format` is not a format.
     """
-    path, spared = Path(path), [Path(one) for one in inputs]
+    path, spared = Path(path), _with_sidecars(inputs)
     kind = _format_to_write(path, format)
     if kind == DICOM:
         return _write_dicom(volume, path, overwrite, spared)
     sidecar = sidecar_path(path)
-    spared += [sidecar_path(file) for file in spared if file.is_file()]
     with ExitStack() as stack:
         beside, sidecar_beside = (
             stack.enter_context(whole(target, overwrite=overwrite, inputs=spared)) for target in (path, sidecar)
@@ -158,6 +160,33 @@ def write(
         else:
             itk_files.write_itk(volume, beside, kind)
     return [path, sidecar]
+
+
+def check_output(
+    path: Path | str, *, format: str | None = None, overwrite: bool = False, inputs: Iterable[Path | str] = ()
+) -> None:
+    """Refuse a target that `write` would refuse, before long work.
+
+    Args:
+        path: As for `write`.
+        format: As for `write`.
+        overwrite: As for `write`.
+        inputs: As for `write`.
+
+    Raises:
+        OutputError: The target exists, cannot be written to, or has the name of another format.
+        ValueError: `format` is not a format.
+    """
+    path = Path(path)
+    targets = [path] if _format_to_write(path, format) == DICOM else [path, sidecar_path(path)]
+    for target in targets:
+        check_target(target, overwrite, _with_sidecars(inputs))
+
+
+def _with_sidecars(inputs: Iterable[Path | str]) -> list[Path]:
+    """What was read, and the sidecars that may lie beside it."""
+    paths = [Path(path) for path in inputs]
+    return [*paths, *(sidecar_path(path) for path in paths if path.is_file())]
 
 
 def known_suffix(path: Path) -> str | None:

@@ -62,13 +62,14 @@ def check_target(target: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
     `whole` does this too; call it to refuse before long work.
 
     Args:
-        target: A resolved path.
+        target: Where the result shall be.
         overwrite: As for `whole`.
         inputs: As for `whole`.
 
     Raises:
         OutputError: It may not be written to.
     """
+    target = Path(os.path.realpath(target))
     for path in (Path(os.path.realpath(path)) for path in inputs):
         if path.is_relative_to(target) or (target.is_relative_to(path) and target.exists()):
             raise OutputError(
@@ -80,6 +81,14 @@ def check_target(target: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
         raise OutputError(
             f"expected a new file or folder, found that {target.name} exists",
             "Choose another place, or replace it with --overwrite (in Python: overwrite=True)",
+        )
+    above = next(folder for folder in target.parents if os.path.exists(folder))
+    if not above.is_dir():
+        raise OutputError(f"could not write {target.name}: {above.name} above it is a file", "Choose another place")
+    if not os.access(above, os.W_OK):
+        raise OutputError(
+            f"could not write {target.name}: no right to write to {above.name or 'the root folder'}",
+            "Check the rights there, or choose another place",
         )
 
 

@@ -30,7 +30,7 @@ def figure(columns: Mapping[str, tuple[Volume, Display]], slices: Sequence[int],
     """
     grid = next(iter(columns.values()))[0].grid
     _, row_mm, column_mm = grid.extent_mm
-    size = (round(height * column_mm / row_mm), height)
+    size = (max(1, round(height * column_mm / row_mm)), height)
     canvas = Image.new("RGB", (len(columns) * (size[0] + GAP) - GAP, TITLE + len(slices) * (height + GAP) - GAP))
     draw = ImageDraw.Draw(canvas)
     for across, (title, (volume, display)) in enumerate(columns.items()):

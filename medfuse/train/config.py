@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,13 +22,16 @@ class Config:
         validation_cases: Cases kept out of training in every set. An image's case is its file name without the last
             three digits, as the Whole Brain Atlas pairs are named.
         losses: Weight of each loss: "l2", "gradient".
-        crop: Side of the training crops, pixels.
+        crop: Side of the training crops, pixels, at least 2.
         batch: Crops per step.
         steps: Optimiser steps.
         learning_rate: Peak of a one-cycle schedule (Adam).
         freeze_statistics_after: Share of the steps after which batch norm keeps its running statistics, as it will
             when the network is used; the rest of the training adapts to them.
         seed: Of initial weights, crops and order.
+
+    Raises:
+        ValueError: A number is out of its range, or a list is empty.
     """
 
     network: str
@@ -40,12 +45,28 @@ class Config:
     freeze_statistics_after: float
     seed: int
 
+    def __post_init__(self) -> None:
+        fine = {
+            "sets": bool(self.sets),
+            "validation_cases": bool(self.validation_cases),
+            "losses": bool(self.losses) and all(isfinite(weight) for weight in self.losses.values()),
+            "crop": self.crop >= 2,
+            "batch": self.batch >= 1,
+            "steps": self.steps >= 1,
+            "learning_rate": isfinite(self.learning_rate) and self.learning_rate > 0,
+            "freeze_statistics_after": 0 <= self.freeze_statistics_after <= 1,
+            "seed": self.seed >= 0,
+        }
+        wrong = [name for name, within in fine.items() if not within]
+        if wrong:
+            raise ValueError(f"out of range: {', '.join(wrong)}")
+
 
 def read_config(path: Path) -> Config:
     """Read a training's YAML file.
 
     Raises:
-        InputError: It cannot be read, or a key is missing, unknown or of another kind than expected.
+        InputError: It cannot be read, or a key is missing, unknown, of another kind than expected or out of range.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -61,15 +82,29 @@ def read_config(path: Path) -> Config:
     try:
         return Config(
             network=str(content["network"]),
-            sets=tuple(str(name) for name in content["sets"]),
-            validation_cases=tuple(str(case) for case in content["validation_cases"]),
+            sets=_texts(content["sets"]),
+            validation_cases=_texts(content["validation_cases"]),
             losses={str(name): float(weight) for name, weight in content["losses"].items()},
-            crop=int(content["crop"]),
-            batch=int(content["batch"]),
-            steps=int(content["steps"]),
+            crop=_whole(content["crop"]),
+            batch=_whole(content["batch"]),
+            steps=_whole(content["steps"]),
             learning_rate=float(content["learning_rate"]),
             freeze_statistics_after=float(content["freeze_statistics_after"]),
-            seed=int(content["seed"]),
+            seed=_whole(content["seed"]),
         )
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"a value in {path.name} is of the wrong kind: {error}") from error
+        raise InputError(f"expected other values in {path.name}: {error}", "See medfuse/models/dilran.yaml") from error
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """The items of a list as text; a lone text is refused, since its letters are not what was meant."""
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, found {value!r}")
+    return tuple(str(item) for item in value)
+
+
+def _whole(value: Any) -> int:
+    """A whole number as it is; 2.5, "2" and true are refused rather than rounded or read as something else."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected a whole number, found {value!r}")
+    return value

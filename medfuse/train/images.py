@@ -12,6 +12,8 @@ from torch import Tensor
 
 from medfuse.errors import InputError
 
+#: Pillow's modes of 8 bits and less; deeper ones would be cut off at 255.
+MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 SUFFIXES = {".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg"}
 
 
@@ -26,16 +28,34 @@ class Images:
 def case_of(path: Path) -> str:
     """The case an image belongs to: its name without the last three digits, which are the slice.
 
+    Raises:
+        InputError: The name does not end in three digits after a case.
+
     >>> case_of(Path("34012.png"))
     '34'
     """
-    return path.stem[:-3]
+    case, slice_number = path.stem[:-3], path.stem[-3:]
+    if not (case and slice_number.isdecimal()):
+        raise InputError(
+            f"expected an image named by its case and three digits for its slice, found {path.name}",
+            "Name it so, because images are kept out of training by case",
+        )
+    return case
 
 
 def read_luminance(path: Path) -> Tensor:
-    """One image as luminance (1, H, W) in [0, 1]: ITU-R BT.601 luma of colour, rounded to 8 bits; grey as it is."""
-    with Image.open(path) as image:
-        grey = image.convert("L")
+    """One image as luminance (1, H, W) in [0, 1]: ITU-R BT.601 luma of colour, rounded to 8 bits; grey as it is.
+
+    Raises:
+        InputError: It cannot be read, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, grey = image.mode, image.convert("L")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"expected an image, cannot read {path.name}", "Take it out, or replace it") from error
+    if mode not in MODES:
+        raise InputError(f"expected an image of 8 bits a channel, found mode {mode} in {path.name}", "Convert it")
     pixels = torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8)
     return pixels.reshape(1, grey.height, grey.width).to(torch.float32) / 255
 
@@ -44,9 +64,11 @@ def read_images(folder: Path, sets: Iterable[str], validation_cases: Iterable[st
     """All images of the sets, split by case so that no patient is on both sides.
 
     Raises:
-        InputError: A set holds no image, or one side of the split is empty.
+        InputError: A set holds no image, an image cannot be used, no image is of a validation case, or none is left for
+            training.
     """
     held_out = set(validation_cases)
+    seen: set[str] = set()
     training: list[Tensor] = []
     validation: list[Tensor] = []
     for name in sets:
@@ -54,7 +76,14 @@ def read_images(folder: Path, sets: Iterable[str], validation_cases: Iterable[st
         if not paths:
             raise InputError(f"expected images in the folder {name} of the training data, found none")
         for path in paths:
-            (validation if case_of(path) in held_out else training).append(read_luminance(path))
+            case = case_of(path)
+            seen.add(case)
+            (validation if case in held_out else training).append(read_luminance(path))
+    if held_out - seen:
+        raise InputError(
+            f"expected images of every validation case, found none of {', '.join(sorted(held_out - seen))}",
+            "Write the cases as the file names do; quote one that begins with 0",
+        )
     if not training or not validation:
         raise InputError(f"expected images on both sides of the split, found {len(training)} and {len(validation)}")
     return Images(tuple(training), tuple(validation))

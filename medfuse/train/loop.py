@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from medfuse.errors import InputError
-from medfuse.fusion.networks.dilran import Dilran
+from medfuse.fusion.networks import NETWORKS
 from medfuse.fusion.weights import to_bytes
+from medfuse.io.output import whole
 from medfuse.train.config import Config
-from medfuse.train.images import read_images
+from medfuse.train.images import Images, read_images
 from medfuse.train.losses import LOSSES
-
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"dilran": Dilran}
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +27,8 @@ def train(config: Config, data: Path, out: Path, device: str = "cpu", report_eve
     Args:
         config: What to train, and how.
         data: Folder that holds the sets.
-        out: Folder for `<network>.safetensors` and `log.jsonl` (one line a report); made if absent.
+        out: Folder for `<network>.safetensors` and `log.jsonl` (one line a report); made if absent. What an earlier
+            training left there is replaced at the first report.
         device: Where to train.
         report_every: Steps between two reports.
 
@@ -38,47 +37,66 @@ def train(config: Config, data: Path, out: Path, device: str = "cpu", report_eve
 
     Raises:
         InputError: Config and data do not fit together.
+        OutputError: The folder cannot be written to.
     """
-    unknown = [name for name in config.losses if name not in LOSSES] + [config.network] * (
-        config.network not in NETWORKS
-    )
-    if unknown:
-        raise InputError(f"expected known losses and network, found {', '.join(unknown)}")
+    images = _images_for(config, data)
+    _write(out / "log.jsonl", b"")  # refused here rather than at the first report
     torch.manual_seed(config.seed)
-    images = read_images(data, config.sets, config.validation_cases)
     network = NETWORKS[config.network]().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
     generator = torch.Generator().manual_seed(config.seed)
-    out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    report: dict[str, float] = {}
-    with (out / "log.jsonl").open("w", encoding="utf-8") as lines:
-        for step in range(1, config.steps + 1):
-            network.train(step <= config.freeze_statistics_after * config.steps)
-            target = crops(images.training, config.batch, config.crop, generator).to(device)
-            result = network(target)
-            losses = [weight * LOSSES[name](result, target) for name, weight in config.losses.items()]
-            loss = torch.stack(losses).sum()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            if step % report_every == 0 or step == config.steps:
-                quality = psnr_of(network, images.validation)
-                report = {
+    reports: list[dict[str, float]] = []
+    for step in range(1, config.steps + 1):
+        network.train(step <= config.freeze_statistics_after * config.steps)
+        target = crops(images.training, config.batch, config.crop, generator).to(device)
+        result = network(target)
+        loss = torch.stack([weight * LOSSES[name](result, target) for name, weight in config.losses.items()]).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % report_every == 0 or step == config.steps:
+            quality = psnr_of(network, images.validation)
+            reports.append(
+                {
                     "step": step,
                     "loss": loss.item(),
                     "psnr": quality.mean().item(),
                     "worst_psnr": quality.min().item(),
                     "seconds": time.monotonic() - started,
                 }
-                lines.write(json.dumps(report) + "\n")
-                lines.flush()
-                log.info("%s", report)
-                (out / f"{config.network}.safetensors").write_bytes(to_bytes(network.state_dict()))
-    return report
+            )
+            log.info("%s", reports[-1])
+            _write(out / "log.jsonl", "".join(json.dumps(report) + "\n" for report in reports).encode())
+            _write(out / f"{config.network}.safetensors", to_bytes(network.state_dict()))
+    return reports[-1]
+
+
+def _images_for(config: Config, data: Path) -> Images:
+    """The images of a training, once it is sure that they and the config fit together."""
+    unknown = [name for name in config.losses if name not in LOSSES]
+    unknown += [name for name in [config.network] if name not in NETWORKS]
+    if unknown:
+        raise InputError(
+            f"expected known losses and network, found {', '.join(unknown)}",
+            f"Losses are {', '.join(LOSSES)}; networks are {', '.join(NETWORKS)}",
+        )
+    images = read_images(data, config.sets, config.validation_cases)
+    smallest = min(min(image.shape[-2:]) for image in images.training)
+    if smallest < config.crop:
+        raise InputError(
+            f"expected training images of at least {config.crop} pixels a side, found one of {smallest}",
+            "Make the crop smaller",
+        )
+    return images
+
+
+def _write(path: Path, content: bytes) -> None:
+    with whole(path, overwrite=True) as beside:
+        beside.write_bytes(content)
 
 
 def crops(images: tuple[Tensor, ...], count: int, side: int, generator: torch.Generator) -> Tensor:

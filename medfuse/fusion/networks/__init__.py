@@ -1,1 +1,14 @@
 """Learned fusion networks, one a file. Each has `encode` and `decode`, and a table of its published tensor names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from medfuse.fusion.networks.dilran import Dilran
+
+#: By name; each call makes an untrained network.
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"dilran": Dilran}
+
+__all__ = ["NETWORKS", "Dilran"]

@@ -64,7 +64,7 @@ class Encoder(nn.Module):
 
 
 class Dilran(nn.Module):
-    """The whole network; 255 thousand parameters, any image size.
+    """The whole network; 216,001 parameters, any image size.
 
     In evaluation mode batch norm uses its running statistics, so that a slice's result does not depend on its batch.
     """

@@ -1,0 +1,249 @@
+"""The engine: slices in batches, colour carried past the network, memory bounded, words refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from medfuse.color import Window
+from medfuse.errors import WeightsError
+from medfuse.fusion import METHODS, Display, Engine, choose_device, display_of
+from medfuse.grid import Grid
+from medfuse.volume import Modality, Pair, Source, Unit, Volume
+
+AS_IT_IS = Display(None, None)
+UNIT_WINDOW = Display(Window(0, 1), None)
+
+
+def grid_of(shape: tuple[int, ...]) -> Grid:
+    k, j, i = shape[:3]
+    return Grid.from_axes((k, j, i), (0, 0, 0), (3, 1, 2), np.eye(3)[:, ::-1], "1.2.3")
+
+
+def grey(array: np.ndarray, modality: Modality = Modality.MR) -> Volume:
+    return Volume(array.astype(np.float32), grid_of(array.shape), modality)
+
+
+def color(array: np.ndarray) -> Volume:
+    return Volume(array, grid_of(array.shape), Modality.PT, Unit.RGB)
+
+
+def random(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def random_rgb(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def dilran() -> Engine:
+    return Engine("dilran", device="cpu")
+
+
+@pytest.mark.parametrize("size", [(24, 30), (17, 23), (1, 9), (8, 1)])
+def test_a_slice_is_the_same_to_the_bit_alone_and_among_seven(dilran: Engine, size: tuple[int, int]) -> None:
+    structural, functional = random((7, *size), 1), random((7, *size), 2)
+    together = dilran.fuse(Pair(grey(structural), grey(functional)), UNIT_WINDOW, UNIT_WINDOW).array
+    for index in range(7):
+        pair = Pair(grey(structural[index : index + 1]), grey(functional[index : index + 1]))
+        alone = dilran.fuse(pair, UNIT_WINDOW, UNIT_WINDOW).array
+        np.testing.assert_array_equal(alone[0], together[index])
+
+
+def test_a_slice_does_not_care_where_in_the_volume_it_lies(dilran: Engine) -> None:
+    structural, functional = random((5, 20, 18), 1), random((5, 20, 18), 2)
+    forward = dilran.fuse_planes(structural, functional)
+    backward = dilran.fuse_planes(structural[::-1], functional[::-1])
+    np.testing.assert_array_equal(backward[::-1], forward)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 7, 16])
+def test_nor_how_many_go_at_a_time(batch: int, device: str) -> None:
+    engine = Engine("dilran", device=device)
+    structural, functional = random((7, 20, 18), 1), random((7, 20, 18), 2)
+    found = engine.fuse_planes(structural, functional, batch)
+    assert found.shape == (7, 20, 18)
+    np.testing.assert_allclose(found, engine.fuse_planes(structural, functional, 1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_device_gives_what_the_cpu_gives(method: str, device: str) -> None:
+    planes = random((3, 20, 18), 1), random((3, 20, 18), 2)
+    np.testing.assert_allclose(
+        Engine(method, device=device).fuse_planes(*planes), Engine(method, device="cpu").fuse_planes(*planes), atol=1e-4
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 5), st.integers(1, 12), st.integers(1, 12), st.sampled_from(("average", "maximum")))
+def test_the_rules_are_what_they_say_pixel_by_pixel(count: int, height: int, width: int, method: str) -> None:
+    structural, functional = random((count, height, width), 1), random((count, height, width), 2)
+    pair = Pair(grey(structural), grey(functional))
+    fused = Engine(method, device="cpu").fuse(pair, UNIT_WINDOW, UNIT_WINDOW)
+    expected = np.maximum(structural, functional) if method == "maximum" else (structural + functional) / 2
+    np.testing.assert_allclose(fused.array, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["average", "maximum"])
+@pytest.mark.parametrize("shown", [UNIT_WINDOW, Display(Window(0, 1), "HOT_IRON"), Display(Window(0, 1), "GREY")])
+def test_background_of_both_stays_exactly_black(method: str, shown: Display, device: str) -> None:
+    structural, functional = random((3, 9, 8), 1), random((3, 9, 8), 2)
+    structural[:, :4], functional[:, :4] = 0, -1
+    pair = Pair(grey(structural), grey(functional, Modality.PT))
+    fused = Engine(method, device=device).fuse(pair, UNIT_WINDOW, shown).array
+    assert not fused[:, :4].any()
+    assert fused[:, 4:].any()
+
+
+def test_background_of_both_stays_nearly_black_through_the_network(dilran: Engine) -> None:
+    black = np.zeros((1, 20, 20), np.float32)
+    assert dilran.fuse_planes(black, black).max() < 0.02
+
+
+def test_color_goes_past_the_network_untouched(device: str) -> None:
+    """With a black structural volume, the larger of the two luminances is the functional one: its RGB comes back."""
+    rgb = random_rgb((4, 11, 13), 3)
+    pair = Pair(grey(np.zeros((4, 11, 13))), color(rgb))
+    fused = Engine("maximum", device=device).fuse(pair, UNIT_WINDOW, AS_IT_IS)
+    assert fused.unit is Unit.RGB
+    assert fused.array.dtype == np.uint8
+    assert np.abs(fused.array.astype(int) - rgb).max() <= 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_fused_color_has_the_chroma_of_the_functional(method: str) -> None:
+    """Wherever nothing was clipped: Cb and Cr by the matrix of the standard, written out here."""
+    chroma = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    rgb = random_rgb((2, 16, 16), 4) // 4 + 96  # far from both ends
+    structural = random((2, 16, 16), 5) * 0.2 + 0.4
+    fused = Engine(method, device="cpu").fuse(Pair(grey(structural), color(rgb)), UNIT_WINDOW, AS_IT_IS).array
+    kept = (fused > 0).all(axis=-1) & (fused < 255).all(axis=-1)
+    assert kept.mean() > 0.9
+    assert (fused != rgb).any()
+    np.testing.assert_allclose(fused[kept] @ chroma.T, rgb[kept] @ chroma.T, atol=1)
+
+
+def test_the_grey_palette_gives_a_grey_result() -> None:
+    pet = Volume(random((3, 9, 8), 2) * 20, grid_of((3, 9, 8)), Modality.PT, Unit.SUV)
+    mr = grey(random((3, 9, 8), 1) * 700)
+    shown = display_of(mr, functional=False), display_of(pet, functional=True, palette="GREY")
+    fused = Engine("maximum", device="cpu").fuse(Pair(mr, pet), *shown)
+    assert fused.unit is Unit.ARBITRARY
+    assert fused.array.shape == (3, 9, 8)
+    assert fused.array.dtype == np.float32
+    assert (fused.array >= np.clip(pet.array / 10, 0, 1) - 1e-6).all()
+    colored = Engine("maximum", device="cpu").fuse(Pair(mr, pet), shown[0], display_of(pet, functional=True))
+    assert colored.array.shape == (3, 9, 8, 3)
+
+
+def test_what_comes_out_knows_where_it_lies_and_what_it_came_from(dilran: Engine) -> None:
+    mr = Volume(random((2, 9, 8), 1), grid_of((2, 9, 8)), Modality.MR, source=Source("dicom"))
+    pet = Volume(random((2, 9, 8), 2), grid_of((2, 9, 8)), Modality.PT, source=Source("nifti"))
+    fused = dilran.fuse(Pair(mr, pet), UNIT_WINDOW, UNIT_WINDOW)
+    assert fused.grid is mr.grid
+    assert fused.modality is Modality.FUSED
+    assert fused.source.format == "dicom"
+    assert fused.source.also == (pet.source,)
+    assert fused.array.min() >= 0
+    assert fused.array.max() <= 1
+
+
+def test_progress_is_told(device: str) -> None:
+    calls: list[tuple[int, int]] = []
+    pair = Pair(grey(random((5, 6, 7), 1)), grey(random((5, 6, 7), 2)))
+    Engine("average", device=device).fuse(pair, UNIT_WINDOW, UNIT_WINDOW, lambda *call: calls.append(call))
+    assert calls[-1] == (5, 5)
+    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
+    assert device != "cpu" or len(calls) == 5
+
+
+def test_planes_of_any_kind_of_array_are_taken(dilran: Engine) -> None:
+    """Read-only ones, views, and double precision."""
+    structural, functional = random((2, 9, 8), 1), random((2, 9, 8), 2)
+    expected = dilran.fuse_planes(structural, functional)
+    frozen = structural.copy()
+    frozen.setflags(write=False)
+    view = np.stack([functional, functional], axis=-1)[..., 1]
+    np.testing.assert_array_equal(dilran.fuse_planes(frozen, view), expected)
+    found = dilran.fuse_planes(structural.astype(np.float64), functional)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_fused_is_not_changed(dilran: Engine) -> None:
+    structural, functional = random((2, 9, 8), 1), random((2, 9, 8), 2)
+    dilran.fuse_planes(structural, functional)
+    np.testing.assert_array_equal(structural, random((2, 9, 8), 1))
+    np.testing.assert_array_equal(functional, random((2, 9, 8), 2))
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from medfuse.color import Window
+from medfuse.fusion import Display, Engine
+from medfuse.grid import Grid
+from medfuse.volume import Modality, Pair, Volume
+
+def fuse(count):
+    volume = Volume(
+        np.random.default_rng(1).random((count, 32, 32), np.float32),
+        Grid.from_axes((count, 32, 32), (0, 0, 0), (1, 1, 1), np.eye(3)),
+        Modality.MR,
+    )
+    engine.fuse(Pair(volume, volume), Display(Window(0, 1), None), Display(Window(0, 1), "HOT_IRON"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024)
+
+engine = Engine("dilran", "average", device="cpu")
+few = fuse(8)
+print(fuse(160) - few)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_slices() -> None:
+    """All 160 slices at once would take 380 MiB more than 8 do; both volumes and the result take 2."""
+    pytest.importorskip("resource", reason="peak memory is read through the module resource")
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 60
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:99", "meta", "xpu"])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"expected a device of auto, cpu, cuda|this machine has no device"):
+        choose_device(name)
+    with pytest.raises(ValueError, match=r"expected a device of auto, cpu, cuda|this machine has no device"):
+        Engine("average", device=name)
+
+
+def test_auto_takes_what_there_is(device: str) -> None:
+    assert choose_device(device) == torch.device(device)
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        assert choose_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "sharpest"}, "expected a method of"),
+        ({"method": "dilran", "strategy": "median"}, "expected a strategy of"),
+        ({"method": "maximum", "strategy": "nuclear"}, "expected no strategy for maximum"),
+        ({"method": "average", "weights": Path("own.safetensors")}, "average has no weights to replace"),
+    ],
+)
+def test_unknown_words_are_refused(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Engine(**arguments, device="cpu")
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match=r"found something else in other\.safetensors"):
+        Engine("dilran", device="cpu", weights=tmp_path / "other.safetensors")

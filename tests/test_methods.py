@@ -1,0 +1,100 @@
+"""Every method behind one call, and the words that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from medfuse.fusion.methods import METHODS, Method
+from medfuse.fusion.networks import NETWORKS
+from medfuse.fusion.weights import SHIPPED
+
+CHOICES = [(name, strategy) for name, entry in METHODS.items() for strategy in entry.strategies or (None,)]
+
+
+def planes(seed: int, count: int = 4, size: tuple[int, int] = (21, 18)) -> Tensor:
+    return torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("name", "strategy"), CHOICES)
+def test_every_choice_keeps_the_contract(name: str, strategy: str | None, device: str) -> None:
+    """Shape, range, no dependence on the rest of the batch, no favour to a place."""
+    method = Method(name, strategy, device=device)
+    structural, functional = planes(1).to(device), planes(2).to(device)
+    fused = method(structural, functional)
+    assert fused.shape == structural.shape
+    assert fused.dtype == torch.float32
+    assert fused.device == structural.device
+    assert fused.min() >= 0
+    assert fused.max() <= 1
+    assert fused.std() > 0.05
+    assert not fused.requires_grad
+    torch.testing.assert_close(method(functional, structural), fused, rtol=0, atol=1e-5)
+    for index in range(len(fused)):
+        alone = method(structural[index : index + 1], functional[index : index + 1])
+        torch.testing.assert_close(alone[0], fused[index], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_alike_give_the_same_back(name: str) -> None:
+    plane = planes(3, 1, (40, 40))
+    fused = Method(name)(plane, plane)
+    assert (fused - plane)[..., 8:-8, 8:-8].abs().max() < 0.05
+
+
+@pytest.mark.parametrize(("name", "strategy"), CHOICES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 1), (3, 5)])
+def test_every_choice_takes_every_size(name: str, strategy: str | None, size: tuple[int, int]) -> None:
+    fused = Method(name, strategy)(planes(1, 2, size), planes(2, 2, size))
+    assert fused.shape == (2, 1, *size)
+    assert fused.isfinite().all()
+
+
+def test_the_rules_are_exact() -> None:
+    structural, functional = planes(1), planes(2)
+    assert torch.equal(Method("average")(structural, functional), (structural + functional) / 2)
+    assert torch.equal(
+        Method("maximum")(structural, functional), torch.where(structural > functional, structural, functional)
+    )
+
+
+def test_the_strategies_of_a_network_differ() -> None:
+    fused = [Method("dilran", strategy)(planes(1), planes(2)) for strategy in METHODS["dilran"].strategies]
+    assert len(fused) == 3
+    for index, one in enumerate(fused):
+        for other in fused[index + 1 :]:
+            assert (one - other).abs().max() > 0.01
+
+
+def test_it_says_what_it_runs() -> None:
+    assert Method("dilran").strategy == "nuclear"
+    assert Method("dilran", "maximum").strategy == "maximum"
+    assert Method("dilran").weights_sha256 == SHIPPED["dilran"]
+    assert Method("average").strategy is None
+    assert Method("average").weights_sha256 is None
+
+
+def test_the_list_of_methods_is_whole() -> None:
+    assert set(NETWORKS) < set(METHODS)
+    assert set(SHIPPED) == set(NETWORKS)
+    for entry in METHODS.values():
+        assert entry.summary
+        assert entry.reference
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sharpest",), "expected a method of dilran, average, maximum, got 'sharpest'"),
+        (("dilran", "median"), "expected a strategy of nuclear, average, maximum for dilran, got 'median'"),
+        (("average", "nuclear"), "expected no strategy for average, got 'nuclear'"),
+        (("dilran", ""), "expected a strategy of nuclear, average, maximum for dilran, got ''"),
+        (("maximum", None, Path("x.safetensors")), "maximum has no weights to replace"),
+    ],
+)
+def test_unknown_words_are_refused(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Method(*arguments)

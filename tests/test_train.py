@@ -1,0 +1,282 @@
+"""Training: it learns, can be repeated, keeps its validation cases out, and says what is wrong with its input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from medfuse.errors import InputError, OutputError
+from medfuse.fusion.networks.dilran import Dilran
+from medfuse.fusion.weights import read_weights
+from medfuse.train import Config, read_config, train
+from medfuse.train.images import case_of, read_images, read_luminance
+from medfuse.train.loop import crops, psnr_of
+from medfuse.train.losses import LOSSES
+
+SHIPPED_CONFIG = Path(str(resources.files("medfuse").joinpath("models", "dilran.yaml")))
+CONFIG = Config(
+    network="dilran",
+    sets=("grey", "color"),
+    validation_cases=("7", "12"),
+    losses={"l2": 1.0, "gradient": 0.2},
+    crop=32,
+    batch=2,
+    steps=12,
+    learning_rate=2e-3,
+    freeze_statistics_after=0.5,
+    seed=5,
+)
+
+
+def blob(seed: int, height: int = 40, width: int = 37) -> np.ndarray:
+    """A smooth image, uint8, black at the border."""
+    rng = np.random.default_rng(seed)
+    row, column = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    waves = 0.6 + 0.4 * np.sin(rng.uniform(3, 9) * row + rng.uniform(3, 9) * column)
+    return (255 * waves * (row**2 + column**2 < rng.uniform(0.5, 0.9))).astype(np.uint8)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two sets of cases 3, 7 and 12; case 3 is case 3 in both."""
+    for name in ("grey", "color"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index, stem in enumerate(("3001", "3002", "7001", "12010")):
+            image = blob(index)
+            if name == "color":
+                image = np.stack([image, image // 2, 255 - image], axis=-1)
+            Image.fromarray(image).save(tmp_path / "data" / name / f"{stem}.png")
+    return tmp_path / "data"
+
+
+def written(config: dict[str, object], path: Path) -> Path:
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def shipped() -> dict[str, object]:
+    content: dict[str, object] = yaml.safe_load(SHIPPED_CONFIG.read_text(encoding="utf-8"))
+    return content
+
+
+def test_it_learns_and_its_weights_load_back(data: Path, tmp_path: Path, device: str) -> None:
+    out = tmp_path / "runs" / "first"
+    report = train(replace(CONFIG, steps=30), data, out, device, report_every=5)
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["step"] for entry in log] == [5, 10, 15, 20, 25, 30]
+    assert log[-1] == report
+    assert report["loss"] < log[0]["loss"] / 3
+    assert report["psnr"] > log[0]["psnr"] + 3
+    assert report["worst_psnr"] <= report["psnr"]
+    network = Dilran()
+    read_weights(network, "dilran", out / "dilran.safetensors")
+    images = read_images(data, CONFIG.sets, CONFIG.validation_cases)
+    assert psnr_of(network, images.validation).mean().item() == pytest.approx(report["psnr"], abs=0.05)
+    assert sorted(path.name for path in out.iterdir()) == ["dilran.safetensors", "log.jsonl"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(data: Path, tmp_path: Path) -> None:
+    contents = []
+    for name, seed in (("one", 5), ("two", 5), ("three", 6)):
+        torch.manual_seed(len(contents))  # whatever was drawn before
+        train(replace(CONFIG, steps=4, seed=seed), data, tmp_path / name)
+        contents.append((tmp_path / name / "dilran.safetensors").read_bytes())
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_statistics_are_frozen_when_the_config_says(data: Path, tmp_path: Path) -> None:
+    """Batch norm counts the batches it has seen: twice a step, since it serves in two places."""
+    for share, steps in ((0.5, 3), (0.0, 0), (1.0, 6)):
+        train(replace(CONFIG, steps=6, freeze_statistics_after=share), data, tmp_path / str(share))
+        network = Dilran()
+        read_weights(network, "dilran", tmp_path / str(share) / "dilran.safetensors")
+        assert network.encoder.norm.num_batches_tracked == 2 * steps
+
+
+def test_validation_cases_are_never_in_training(data: Path) -> None:
+    images = read_images(data, CONFIG.sets, CONFIG.validation_cases)
+    assert (len(images.training), len(images.validation)) == (4, 4)
+    expected = [read_luminance(data / name / f"300{index}.png") for name in CONFIG.sets for index in (1, 2)]
+    assert all(torch.equal(*pair) for pair in zip(images.training, expected, strict=True))
+    for image in images.validation:
+        assert not any(torch.equal(image, trained) for trained in images.training)
+
+
+def test_a_case_is_held_out_whole_however_its_name_begins(data: Path) -> None:
+    """Case 1 is not a part of case 12, nor case 2."""
+    for case in ("1", "2"):
+        with pytest.raises(InputError, match=f"expected images of every validation case, found none of {case}"):
+            read_images(data, CONFIG.sets, (case,))
+
+
+def test_the_shipped_config_holds_out_cases_that_there_are(shared: Path) -> None:
+    config = read_config(SHIPPED_CONFIG)
+    cases = {name: [case_of(path) for path in (shared / "wba" / name).glob("*.png")] for name in config.sets}
+    assert all(cases.values())
+    held_out = [case for found in cases.values() for case in found if case in config.validation_cases]
+    assert set(held_out) == set(config.validation_cases)
+    assert len(held_out) == 324  # what the model card says
+    assert sum(map(len, cases.values())) - len(held_out) == 1152
+
+
+def test_an_image_is_read_as_its_luma(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (9, 7, 3), np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "1001.png")
+    luma = read_luminance(tmp_path / "1001.png")
+    assert luma.shape == (1, 9, 7)
+    np.testing.assert_allclose(luma[0], rgb @ np.array([0.299, 0.587, 0.114]) / 255, atol=0.6 / 255)
+    np.testing.assert_array_equal(luma[0], np.asarray(Image.fromarray(rgb).convert("L"), np.float32) / 255)
+
+
+def test_crops_are_parts_of_the_images_some_mirrored() -> None:
+    image = torch.arange(9 * 8, dtype=torch.float32).reshape(1, 9, 8)
+    found = crops((image,), 40, 5, torch.Generator().manual_seed(0))
+    assert found.shape == (40, 1, 5, 5)
+    steps = {int(crop[0, 0, 1] - crop[0, 0, 0]) for crop in found}
+    assert steps == {1, -1}
+    assert all(int(crop[0, 1, 0] - crop[0, 0, 0]) == 8 for crop in found)
+    corners = {int(min(crop[0, 0, 0], crop[0, 0, -1])) for crop in found}
+    assert 0 in {corner // 8 for corner in corners}
+    assert 4 in {corner // 8 for corner in corners}
+    assert {corner % 8 for corner in corners} == {0, 1, 2, 3}
+    assert torch.equal(crops((image,), 40, 5, torch.Generator().manual_seed(0)), found)
+
+
+def test_losses_are_zero_for_what_is_alike_and_see_what_they_should() -> None:
+    image = torch.rand((2, 1, 8, 9), generator=torch.Generator().manual_seed(1))
+    for loss in LOSSES.values():
+        assert loss(image, image) == 0
+        assert loss(image + 0.1 * torch.rand_like(image), image) > 0
+    assert LOSSES["l2"](image + 0.5, image).item() == pytest.approx(0.25)
+    assert LOSSES["gradient"](image + 0.5, image).item() == pytest.approx(0, abs=1e-9)
+    ramp = torch.arange(9.0).expand(1, 1, 8, 9)
+    assert LOSSES["gradient"](ramp, torch.zeros_like(ramp)).item() == pytest.approx(0.5)  # mean of 1 along, 0 across
+
+
+def test_psnr_is_that_of_scikit_image() -> None:
+    from skimage.metrics import peak_signal_noise_ratio
+
+    network = Dilran()
+    read_weights(network, "dilran")
+    image = torch.from_numpy(blob(9) / 255).float()[None]
+    with torch.inference_mode():
+        back = network.eval()(image[None])[0, 0].clamp(0, 1).numpy()
+    expected = peak_signal_noise_ratio(image[0].numpy(), back, data_range=1)
+    assert psnr_of(network.train(), (image,)).item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_shipped_config_is_read() -> None:
+    config = read_config(SHIPPED_CONFIG)
+    assert config.network == "dilran"
+    assert len(config.sets) == 6
+    assert config.validation_cases == ("4", "15", "28", "29", "30", "33")
+    assert config.losses == {"l2": 1.0, "gradient": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sets": "ct-mri/ct"}, "expected a list, found 'ct-mri/ct'"),
+        ({"validation_cases": "15"}, "expected a list, found '15'"),
+        ({"validation_cases": 15}, "expected a list, found 15"),
+        ({"steps": 2.5}, "expected a whole number, found 2.5"),
+        ({"crop": "large"}, "expected a whole number, found 'large'"),
+        ({"batch": True}, "expected a whole number, found True"),
+        ({"learning_rate": "fast"}, "could not convert string to float: 'fast'"),
+        ({"learning_rate": None}, "expected other values in .*NoneType"),
+        ({"losses": ["l2"]}, "expected other values in"),
+        ({"losses": {}}, "out of range: losses"),
+        ({"losses": {"l2": float("nan")}}, "out of range: losses"),
+        ({"sets": []}, "out of range: sets"),
+        ({"validation_cases": []}, "out of range: validation_cases"),
+        ({"steps": 0, "batch": 0}, "out of range: batch, steps"),
+        ({"crop": 1}, "out of range: crop"),
+        ({"learning_rate": 0}, "out of range: learning_rate"),
+        ({"learning_rate": float("inf")}, "out of range: learning_rate"),
+        ({"freeze_statistics_after": 1.5}, "out of range: freeze_statistics_after"),
+        ({"seed": -1}, "out of range: seed"),
+    ],
+)
+def test_values_that_make_no_training_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    path = written(shipped() | change, tmp_path / "odd.yaml")
+    with pytest.raises(InputError, match=message) as caught:
+        read_config(path)
+    assert caught.value.exit_code == 3
+    assert "odd.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_config_are_refused(tmp_path: Path) -> None:
+    missing = shipped()
+    del missing["seed"]
+    with pytest.raises(InputError, match=r"expected the keys .*seed.* in a\.yaml, found"):
+        read_config(written(missing, tmp_path / "a.yaml"))
+    with pytest.raises(InputError, match=r"in b\.yaml, found .*momentum"):
+        read_config(written(shipped() | {"momentum": 1}, tmp_path / "b.yaml"))
+    for name, content in (("text", b"hello"), ("list", b"[1, 2]"), ("empty", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"in {name}, found none"):
+            read_config(tmp_path / name)
+    for name, content in (("broken", b"{a: ["), ("binary", b"\xff\xfe\x00\x01")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"cannot read {name}"):
+            read_config(tmp_path / name)
+    with pytest.raises(InputError, match=r"cannot read absent\.yaml"):
+        read_config(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sets": ("grey", "absent")}, "expected images in the folder absent of the training data, found none"),
+        ({"validation_cases": ("7", "99")}, "expected images of every validation case, found none of 99"),
+        ({"validation_cases": ("3", "7", "12")}, "expected images on both sides of the split, found 0 and 8"),
+        ({"losses": {"l2": 1.0, "beauty": 1.0}}, "expected known losses and network, found beauty"),
+        ({"network": "resnet"}, "expected known losses and network, found resnet"),
+        ({"crop": 38}, "expected training images of at least 38 pixels a side, found one of 37"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_data_is_refused(
+    data: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(replace(CONFIG, **change), data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_cannot_be_used_are_refused(data: Path) -> None:
+    odd = data / "grey" / "3003.png"
+    odd.write_text("no image")
+    with pytest.raises(InputError, match=r"expected an image, cannot read 3003\.png"):
+        read_images(data, CONFIG.sets, CONFIG.validation_cases)
+    Image.fromarray(blob(1)).save(odd)
+    odd.write_bytes(odd.read_bytes()[:120])
+    with pytest.raises(InputError, match=r"expected an image, cannot read 3003\.png"):
+        read_images(data, CONFIG.sets, CONFIG.validation_cases)
+    Image.fromarray(blob(1).astype(np.uint16) * 200).save(odd)
+    with pytest.raises(InputError, match=r"expected an image of 8 bits a channel, found mode I;16 in 3003\.png"):
+        read_images(data, CONFIG.sets, CONFIG.validation_cases)
+
+
+@pytest.mark.parametrize("name", ["slice.png", "001.png", "3_12.png", "12.png"])
+def test_an_image_whose_name_gives_no_case_is_refused(data: Path, name: str) -> None:
+    """It could be of a validation case."""
+    Image.fromarray(blob(1)).save(data / "grey" / name)
+    with pytest.raises(InputError, match=f"named by its case and three digits for its slice, found {name}"):
+        read_images(data, CONFIG.sets, CONFIG.validation_cases)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_training(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="could not write") as caught:
+        train(replace(CONFIG, steps=1_000_000), data, tmp_path / "file")
+    assert caught.value.exit_code == 7
+    assert (tmp_path / "file").read_text() == "in the way"

@@ -1,0 +1,203 @@
+"""Transforms: their direction and their files, checked against SimpleITK's own transforms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.spatial.transform import Rotation
+
+from medfuse.align import Transform, read_transform, write_transform
+from medfuse.align.transform import check_target
+from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
+
+POINTS = np.random.default_rng(3).uniform(-200, 200, (20, 3))
+CENTER = (-12.5, 40.0, 71.25)
+
+
+def rigid(degrees: float = 20, shift: tuple[float, float, float] = (5, -7, 11)) -> Transform:
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(np.radians(degrees) * np.array((0.48, -0.6, 0.64))).as_matrix()
+    matrix[:3, 3] = shift
+    return Transform(matrix)
+
+
+def versor() -> sitk.Transform:
+    transform = sitk.VersorRigid3DTransform()
+    transform.SetCenter(CENTER)
+    transform.SetRotation((0.6, 0, 0.8), 0.4)
+    transform.SetTranslation((1, 2, 3))
+    return transform
+
+
+def affine() -> sitk.Transform:
+    transform = sitk.AffineTransform(3)
+    transform.SetCenter(CENTER)
+    transform.SetMatrix((1.1, 0.02, 0, -0.1, 0.9, 0.05, 0.03, 0, 1.2))
+    transform.SetTranslation((-4, 5, 6))
+    return transform
+
+
+def similarity() -> sitk.Transform:
+    return sitk.Similarity3DTransform(1.1, (0, 0.6, 0.8), 0.3, (1, 2, 3), CENTER)
+
+
+LINEAR = {
+    "identity": sitk.Transform(),
+    "translation": sitk.TranslationTransform(3, (1, 2, 3)),
+    "euler": sitk.Euler3DTransform(CENTER, 0.1, -0.2, 0.3, (4, 5, 6)),
+    "versor": versor(),
+    "similarity": similarity(),
+    "scale": sitk.ScaleTransform(3, (1, 2, 0.5)),
+    "affine": affine(),
+    "composite": sitk.CompositeTransform([versor(), affine(), sitk.TranslationTransform(3, (7, 8, 9))]),
+}
+
+NON_LINEAR = {
+    "b-spline": sitk.BSplineTransform(3),
+    "displacement": sitk.DisplacementFieldTransform(sitk.Image((4, 4, 4), sitk.sitkVectorFloat64)),
+    "composite": sitk.CompositeTransform([affine(), sitk.BSplineTransform(3)]),
+    "two-dimensional": sitk.Euler2DTransform(),
+}
+
+
+@pytest.mark.parametrize("itk", LINEAR.values(), ids=LINEAR)
+def test_from_itk_maps_every_point_as_itk_does(itk: sitk.Transform) -> None:
+    expected = [itk.TransformPoint(tuple(point)) for point in POINTS.tolist()]
+    np.testing.assert_allclose(Transform.from_itk(itk).apply(POINTS), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".tfm", ".h5"])
+@pytest.mark.parametrize("itk", LINEAR.values(), ids=LINEAR)
+def test_reads_what_itk_wrote(itk: sitk.Transform, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"transform{suffix}"
+    sitk.WriteTransform(itk, str(path))
+    expected = [itk.TransformPoint(tuple(point)) for point in POINTS.tolist()]
+    np.testing.assert_allclose(read_transform(path).apply(POINTS), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".tfm", ".h5"])
+def test_itk_reads_what_was_written(suffix: str, tmp_path: Path) -> None:
+    transform = rigid()
+    path = tmp_path / "new" / f"transform{suffix}"
+    write_transform(transform, path)
+    np.testing.assert_allclose(read_transform(path).moving_from_fixed, transform.moving_from_fixed, atol=1e-14)
+    itk = sitk.ReadTransform(str(path))
+    expected = [itk.TransformPoint(tuple(point)) for point in POINTS.tolist()]
+    np.testing.assert_allclose(transform.apply(POINTS), expected, atol=1e-9)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_to_itk_maps_every_point_alike() -> None:
+    transform = Transform.from_itk(affine())
+    expected = [transform.to_itk().TransformPoint(tuple(point)) for point in POINTS.tolist()]
+    np.testing.assert_allclose(transform.apply(POINTS), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("itk", NON_LINEAR.values(), ids=NON_LINEAR)
+def test_refuses_what_is_not_linear(itk: sitk.Transform, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedImage, match="expected a linear 3-D transform"):
+        Transform.from_itk(itk)
+    path = tmp_path / "transform.h5"
+    sitk.WriteTransform(itk, str(path))
+    with pytest.raises(UnsupportedImage, match="expected a linear 3-D transform"):
+        read_transform(path)
+
+
+def test_refuses_a_file_that_flattens_space(tmp_path: Path) -> None:
+    path = tmp_path / "flat.tfm"
+    path.write_text(
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+        "Parameters: 1 0 0 0 1 0 0 0 0 1 2 3\nFixedParameters: 0 0 0\n"
+    )
+    with pytest.raises(UnsupportedImage, match="flattens space"):
+        read_transform(path)
+
+
+@pytest.mark.parametrize("name", ["a.tfm", "a.h5", "a.txt", "a"])
+@pytest.mark.parametrize("content", [b"", b"no transform", b"#Insight Transform File V1.0\nTransform: Foo\n"])
+def test_refuses_what_is_no_transform(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnreadableFile, match=rf"cannot read {name}\. Give") as refusal:
+        read_transform(tmp_path / name)
+    assert str(tmp_path) not in str(refusal.value)
+
+
+def test_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile, match=r"nothing named a\.tfm"):
+        read_transform(tmp_path / "a.tfm")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.mat", "tfm"])
+def test_refuses_to_write_another_suffix(name: str, tmp_path: Path) -> None:
+    for refuse in (check_target, lambda path: write_transform(rigid(), path)):
+        with pytest.raises(OutputError, match=r"ending in \.tfm or \.h5"):
+            refuse(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_does_not_overwrite_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "a.tfm"
+    write_transform(rigid(10), path)
+    with pytest.raises(OutputError, match=r"a\.tfm exists already.*--overwrite"):
+        write_transform(rigid(20), path)
+    assert read_transform(path).rotation_degrees == pytest.approx(10)
+    write_transform(rigid(20), path, overwrite=True)
+    assert read_transform(path).rotation_degrees == pytest.approx(20)
+
+
+@pytest.mark.parametrize("below", ["file/a.tfm", "file/deep/a.tfm"])
+def test_a_place_that_cannot_be_written_is_named_without_its_folders(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(OutputError, match=r"cannot write a\.tfm") as refusal:
+        write_transform(rigid(), tmp_path / below)
+    assert str(tmp_path) not in str(refusal.value)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.tfm").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write a\.tfm"):
+        write_transform(rigid(), tmp_path / "a.tfm", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tfm"]
+
+
+@given(arrays.arrays(np.float64, (3, 4), elements=st.floats(-5, 5)))
+def test_inverse_undoes_it(rows: np.ndarray) -> None:
+    matrix = np.vstack([rows + np.eye(3, 4) * 20, (0, 0, 0, 1)])  # the diagonal outweighs the rest: invertible
+    transform = Transform(matrix)
+    np.testing.assert_allclose(transform.inverse().apply(transform.apply(POINTS)), POINTS, atol=1e-8)
+
+
+@pytest.mark.parametrize("degrees", [0, 1, 90, 179])
+def test_rotation_is_its_angle_whatever_the_scale(degrees: float) -> None:
+    matrix = rigid(degrees).moving_from_fixed @ np.diag([1.2, 0.9, 1, 1])
+    assert Transform(matrix).rotation_degrees == pytest.approx(degrees, abs=1e-5)
+
+
+def test_distance_is_in_mm_at_the_points() -> None:
+    turn = Transform.from_itk(sitk.Euler3DTransform((0, 0, 0), 0, 0, np.pi / 2, (0, 0, 0)))
+    distance = turn.distance_mm(Transform.identity(), [(0, 0, 9), (10, 0, 0), (0, 3, 0)])
+    np.testing.assert_allclose(distance, (0, 10 * np.sqrt(2), 3 * np.sqrt(2)), atol=1e-12)
+    np.testing.assert_allclose(turn.apply([(10, 0, 0)]), [(0, 10, 0)], atol=1e-12)
+
+
+def test_is_read_only() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        Transform.identity().moving_from_fixed[0, 3] = 1
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), np.ones((4, 4)), np.diag([1, np.nan, 1, 1]), np.eye(4)[::-1]])
+def test_refuses_a_matrix_of_the_wrong_form(matrix: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"finite \(4, 4\) matrix"):
+        Transform(matrix)
+
+
+def test_refuses_a_matrix_that_flattens_space() -> None:
+    with pytest.raises(ValueError, match="flattens space"):
+        Transform(np.diag([1, 1, 0, 1]))

@@ -1,0 +1,78 @@
+"""YCbCr is DICOM's YBR_FULL: checked against Pillow (JPEG's BT.601, full range) and pydicom."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.testing import assert_allclose
+from PIL import Image
+from pydicom.pixels import convert_color_space
+
+from medfuse.color import rgb_from_ycbcr, ycbcr_from_rgb
+
+colors = arrays.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.just(3)))
+
+
+@pytest.fixture(scope="module")
+def rgb() -> np.ndarray:
+    """The corners, edges and a lattice of the cube of colours, as an image."""
+    steps = np.array([0, 1, 2, 17, 63, 64, 127, 128, 129, 191, 200, 253, 254, 255], np.uint8)
+    return np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(14, 196, 3)
+
+
+def as_bytes(ycbcr: np.ndarray) -> np.ndarray:
+    return ycbcr * 255 + (0, 128, 128)
+
+
+def test_agrees_with_pillow(rgb: np.ndarray) -> None:
+    theirs = np.asarray(Image.fromarray(rgb).convert("YCbCr"), float)
+    assert_allclose(as_bytes(ycbcr_from_rgb(rgb)).clip(0, 255), theirs, atol=0.51 + 0.5)  # Pillow cuts off
+    assert np.abs(as_bytes(ycbcr_from_rgb(rgb)).clip(0, 255) - theirs).mean() < 0.5
+
+
+def test_agrees_with_pydicom(rgb: np.ndarray) -> None:
+    theirs = convert_color_space(rgb, "RGB", "YBR_FULL").astype(float)
+    assert_allclose(as_bytes(ycbcr_from_rgb(rgb)).clip(0, 255), theirs, atol=0.52)
+
+
+def test_pydicom_takes_it_back(rgb: np.ndarray) -> None:
+    stored = np.rint(as_bytes(ycbcr_from_rgb(rgb))).clip(0, 255).astype(np.uint8)
+    theirs = convert_color_space(stored, "YBR_FULL", "RGB").astype(int)
+    assert np.abs(theirs - rgb).max() <= 2
+
+
+@given(colors)
+def test_there_and_back_is_the_same_colour(rgb: np.ndarray) -> None:
+    ycbcr = ycbcr_from_rgb(rgb)
+    assert ycbcr.dtype == np.float32
+    np.testing.assert_array_equal(rgb_from_ycbcr(ycbcr), rgb)
+
+
+@given(colors)
+def test_ranges(rgb: np.ndarray) -> None:
+    ycbcr = ycbcr_from_rgb(rgb)
+    assert ycbcr[..., 0].min() >= -1e-6
+    assert ycbcr[..., 0].max() <= 1 + 1e-6
+    assert np.abs(ycbcr[..., 1:]).max() <= 0.5 + 1e-6
+
+
+def test_grey_has_no_chroma() -> None:
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    ycbcr = ycbcr_from_rgb(grey)
+    assert_allclose(ycbcr[:, 0], np.arange(256) / 255, atol=1e-6)
+    assert_allclose(ycbcr[:, 1:], 0, atol=1e-6)
+
+
+def test_primaries_by_hand() -> None:
+    ycbcr = ycbcr_from_rgb(255 * np.eye(3, dtype=np.uint8))
+    assert_allclose(ycbcr[:, 0], (0.299, 0.587, 0.114), atol=1e-6)
+    assert_allclose(ycbcr[0, 2], 0.5, atol=1e-6)  # red: Cr at its end
+    assert_allclose(ycbcr[2, 1], 0.5, atol=1e-6)  # blue: Cb at its end
+
+
+def test_what_no_screen_shows_is_clipped() -> None:
+    beyond = np.array([[1, 0.5, 0.5], [0, -0.5, -0.5], [1.5, 0, 0]], np.float32)
+    assert rgb_from_ycbcr(beyond).tolist() == [[255, 120, 255], [0, 135, 0], [255, 255, 255]]
