@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from medfuse.color import Window
 from medfuse.errors import WeightsError
-from medfuse.fusion import METHODS, Display, Engine, choose_device, display_of
+from medfuse.fusion import READY, Display, Engine, choose_device, display_of
 from medfuse.grid import Grid
 from medfuse.volume import Modality, Pair, Source, Unit, Volume
 
@@ -75,7 +75,7 @@ def test_nor_how_many_go_at_a_time(batch: int, device: str) -> None:
     np.testing.assert_allclose(found, engine.fuse_planes(structural, functional, 1), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", READY)
 def test_every_device_gives_what_the_cpu_gives(method: str, device: str) -> None:
     planes = random((3, 20, 18), 1), random((3, 20, 18), 2)
     np.testing.assert_allclose(
@@ -119,7 +119,7 @@ def test_color_goes_past_the_network_untouched(device: str) -> None:
     assert np.abs(fused.array.astype(int) - rgb).max() <= 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", READY)
 def test_the_fused_color_has_the_chroma_of_the_functional(method: str) -> None:
     """Wherever nothing was clipped: Cb and Cr by the matrix of the standard, written out here."""
     chroma = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])

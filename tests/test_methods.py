@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from medfuse.fusion.methods import METHODS, Method
+from medfuse.fusion.methods import METHODS, READY, Method
 from medfuse.fusion.networks import NETWORKS
 from medfuse.fusion.weights import SHIPPED
 
-CHOICES = [(name, strategy) for name, entry in METHODS.items() for strategy in entry.strategies or (None,)]
+CHOICES = [(name, strategy) for name in READY for strategy in METHODS[name].strategies or (None,)]
 
 
 def planes(seed: int, count: int = 4, size: tuple[int, int] = (21, 18)) -> Tensor:
@@ -38,7 +38,7 @@ def test_every_choice_keeps_the_contract(name: str, strategy: str | None, device
         torch.testing.assert_close(alone[0], fused[index], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", READY)
 def test_two_alike_give_the_same_back(name: str) -> None:
     plane = planes(3, 1, (40, 40))
     fused = Method(name)(plane, plane)
@@ -79,7 +79,7 @@ def test_it_says_what_it_runs() -> None:
 
 def test_the_list_of_methods_is_whole() -> None:
     assert set(NETWORKS) < set(METHODS)
-    assert set(SHIPPED) == set(NETWORKS)
+    assert set(SHIPPED) <= set(NETWORKS)
     for entry in METHODS.values():
         assert entry.summary
         assert entry.reference
@@ -88,7 +88,7 @@ def test_the_list_of_methods_is_whole() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sharpest",), "expected a method of dilran, average, maximum, got 'sharpest'"),
+        (("sharpest",), "expected a method of dilran, .*average, maximum, got 'sharpest'"),
         (("dilran", "median"), "expected a strategy of nuclear, average, maximum for dilran, got 'median'"),
         (("average", "nuclear"), "expected no strategy for average, got 'nuclear'"),
         (("dilran", ""), "expected a strategy of nuclear, average, maximum for dilran, got ''"),

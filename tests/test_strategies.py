@@ -138,6 +138,8 @@ def test_every_strategy_takes_every_size(name: str, size: tuple[int, int]) -> No
     structural, functional = features(5, (2, 4, *size)), features(6, (2, 4, *size))
     merged = STRATEGIES[name](structural, functional)
     assert merged.shape == (2, 4, *size)
+    if name == "ratio":  # may leave the range of the two, as published
+        return
     low, high = torch.minimum(structural, functional), torch.maximum(structural, functional)
     assert ((merged >= low - 1e-5) & (merged <= high + 1e-5)).all()
 

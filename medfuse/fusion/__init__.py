@@ -2,6 +2,6 @@
 
 from medfuse.fusion.display import DEFAULT_PALETTE, Display, display_of
 from medfuse.fusion.engine import Engine, choose_device
-from medfuse.fusion.methods import METHODS, Method
+from medfuse.fusion.methods import METHODS, READY, Method
 
-__all__ = ["DEFAULT_PALETTE", "METHODS", "Display", "Engine", "Method", "choose_device", "display_of"]
+__all__ = ["DEFAULT_PALETTE", "METHODS", "READY", "Display", "Engine", "Method", "choose_device", "display_of"]

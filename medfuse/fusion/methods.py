@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medfuse.fusion.networks import NETWORKS
 from medfuse.fusion.strategies import STRATEGIES
-from medfuse.fusion.weights import read_weights
+from medfuse.fusion.weights import SHIPPED, read_weights
 
 
 class AutoEncoder(Protocol):
@@ -47,11 +47,24 @@ METHODS = {
     "dilran": Entry(
         "Dilated residual attention network; features merged by a strategy",
         "Zhou, Xu and Zhang, arXiv 2212.04661",
-        tuple(STRATEGIES),
+        ("nuclear", "average", "maximum"),
+    ),
+    "msrpan": Entry(
+        "Multi-scale residual pyramid attention network; needs --weights",
+        "Fu, Li, Du and Huang, Biomed. Signal Process. Control 66, 2021",
+        ("energy", "average", "maximum"),
+    ),
+    "msdra": Entry(
+        "Multi-scale double-branch residual attention network; needs --weights",
+        "Li, Peng, Fu, Huang and Chen, Comput. Biol. Med. 141, 2022",
+        ("ratio", "average", "maximum"),
     ),
     "average": Entry("The mean of the two, pixel by pixel", "baseline"),
     "maximum": Entry("The larger of the two, pixel by pixel", "baseline"),
 }
+
+#: The methods that run as they come; the others need `weights`.
+READY = tuple(name for name in METHODS if name not in NETWORKS or name in SHIPPED)
 
 PIXEL_RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "average": lambda structural, functional: (structural + functional) / 2,

@@ -37,8 +37,32 @@ def maximum(structural: Tensor, functional: Tensor) -> Tensor:
     return torch.maximum(structural, functional)
 
 
-#: By the name that `--strategy` takes; the first is the default.
-STRATEGIES: dict[str, Strategy] = {"nuclear": nuclear, "average": average, "maximum": maximum}
+def energy(structural: Tensor, functional: Tensor) -> Tensor:
+    """Feature energy ratio: every value weighted by its share of the two squares (Fu et al. 2021, MSRPAN)."""
+    one, other = structural.square(), functional.square()
+    weight = torch.where(one + other > 0, one / (one + other), 0.5)
+    return weight * structural + (1 - weight) * functional
+
+
+def ratio(structural: Tensor, functional: Tensor) -> Tensor:
+    """Every value times the absolute value of its share of the sum of the two (the published code of MSDRA).
+
+    Where the two nearly cancel the shares are large: that is the published rule. Where they cancel exactly, the result
+    is 0.
+    """
+    total = structural + functional
+    fused = (structural * structural.abs() + functional * functional.abs()) / total.abs()
+    return torch.where(total == 0, 0.0, fused)
+
+
+#: By the name that `--strategy` takes.
+STRATEGIES: dict[str, Strategy] = {
+    "nuclear": nuclear,
+    "energy": energy,
+    "ratio": ratio,
+    "average": average,
+    "maximum": maximum,
+}
 
 
 def largest_nuclear_norm(maps: Tensor) -> Tensor:

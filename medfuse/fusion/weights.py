@@ -15,13 +15,17 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from medfuse.errors import WeightsError
-from medfuse.fusion.networks import NETWORKS, dilran
+from medfuse.fusion.networks import NETWORKS, dilran, msdra, msrpan
 
 #: SHA-256 of each file of weights in medfuse/models.
 SHIPPED = {"dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64"}
 
 #: Per network: the prefixes of its published tensors → ours.
-PUBLISHED = {"dilran": dilran.PUBLISHED_NAMES}
+PUBLISHED = {
+    "dilran": dilran.PUBLISHED_NAMES,
+    "msrpan": msrpan.PUBLISHED_NAMES,
+    "msdra": msdra.PUBLISHED_NAMES,
+}
 
 
 def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str:
@@ -33,8 +37,14 @@ def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str
         path: A safetensors file to use instead.
 
     Raises:
-        WeightsError: The file is absent, damaged, not what medfuse shipped, or of another network.
+        WeightsError: The file is absent, damaged, not what medfuse shipped, or of another network; or none was given of
+            a network whose weights medfuse does not ship.
     """
+    if path is None and name not in SHIPPED:
+        raise WeightsError(
+            f"expected weights of {name}, found none: medfuse ships those of {', '.join(SHIPPED)} only",
+            f"Convert published ones (medfuse weights convert --network {name}) and give them with --weights",
+        )
     file = path or resources.files("medfuse").joinpath("models", f"{name}.safetensors")
     try:
         content = file.read_bytes()
@@ -66,7 +76,7 @@ def convert(name: str, checkpoint: Path) -> dict[str, Tensor]:
     """The tensors of a published checkpoint under medfuse's names; those that take no part in the result are dropped.
 
     Args:
-        name: The network: "dilran".
+        name: A key of `PUBLISHED`.
         checkpoint: The `.pt` as published (read without running any code in it, wherever it was saved) or the same as
             safetensors.
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from torch import nn
 
 from medfuse.fusion.networks.dilran import Dilran
+from medfuse.fusion.networks.msdra import Msdra
+from medfuse.fusion.networks.msrpan import Msrpan
 
 #: By name; each call makes an untrained network.
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"dilran": Dilran}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"dilran": Dilran, "msrpan": Msrpan, "msdra": Msdra}
 
-__all__ = ["NETWORKS", "Dilran"]
+__all__ = ["NETWORKS", "Dilran", "Msdra", "Msrpan"]

@@ -9,21 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-CHANNELS = 64
-
-
-def coarse(x: Tensor) -> Tensor:
-    """2×2 average, repeated back to full size, negative values set to 0: the paper's pooling-upsampling-ReLU path.
-
-    At an odd edge the last row or column is averaged with what there is of its block, so any size goes in.
-
-    Args:
-        x: (N, C, H, W).
-    """
-    pooled = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-    return F.interpolate(pooled, scale_factor=2, mode="nearest")[..., : x.shape[-2], : x.shape[-1]].relu()
+from medfuse.fusion.networks.pooling import CHANNELS, coarse
 
 
 class ResidualAttention(nn.Module):
