@@ -18,6 +18,7 @@ ROOT = Path(medfuse.__file__).parent
 #: Top down. A line may import from the lines below it, and within a package; packages on one line never import one
 #: another. The longest name that fits counts: `sample.demo` runs the pipeline, the rest of `sample` only makes volumes.
 FLOORS = (
+    ("__main__",),
     ("cli",),
     ("sample.demo",),
     ("batch", "pacs", "report", "benchmark", "train"),

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from medfuse.fusion.networks import NETWORKS
+from medfuse.fusion.networks import COMPILED, NETWORKS
 from medfuse.fusion.strategies import STRATEGIES
 from medfuse.fusion.weights import SHIPPED, read_weights
 
@@ -117,7 +117,8 @@ class Method:
     def _prepared_network(self, weights: Path | None, device: torch.device | str) -> Callable[[Tensor, Tensor], Tensor]:
         module = NETWORKS[self.name]()
         self.weights_sha256 = read_weights(module, self.name, weights)
-        network: AutoEncoder = module.eval().to(device)  # type: ignore[assignment]
+        compiled = COMPILED[self.name](module.eval()) if self.name in COMPILED else module
+        network: AutoEncoder = compiled.eval().to(device)  # type: ignore[assignment]
         merge = STRATEGIES[self.strategy or ""]
 
         def run(structural: Tensor, functional: Tensor) -> Tensor:
