@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,14 @@ from typing import Any
 
 from medfuse.align import Registration, Transform, overlap, resample
 from medfuse.align import register as run_registration
-from medfuse.color import PALETTES, Percentiles, Window, parse_window
+from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, parse_window
 from medfuse.errors import GeometryError, NoOverlap, OutputError, PatientMismatch, UnsupportedImage
 from medfuse.fusion import DEFAULT_PALETTE, Engine, display_of
 from medfuse.grid import Grid
 from medfuse.io.files import check_output, known_suffix, read, write
 from medfuse.io.limits import MAX_VOXELS
 from medfuse.io.output import whole
-from medfuse.volume import Pair, Step, Volume
+from medfuse.volume import Pair, Step, Unit, Volume
 
 REGISTER = ("auto", "rigid", "affine", "none")
 GRIDS = ("structural", "functional")
@@ -151,8 +151,8 @@ def fuse(
     structural = structural if isinstance(structural, Volume) else read(structural)
     functional = functional if isinstance(functional, Volume) else read(functional)
     check_pair(structural, functional, any_patient=any_patient)
-    shown_structural = display_of(structural, functional=False, window=to_window(structural_window))
-    shown_functional = display_of(functional, functional=True, window=to_window(window), palette=palette)
+    shown_structural = display_of(structural, functional=False, window=to_window(structural_window, structural))
+    shown_functional = display_of(functional, functional=True, window=to_window(window, functional), palette=palette)
     engine = engine or Engine(method, strategy, device, weights)
     target = _target(structural, functional, grid)
     if not isinstance(transform, Alignment):
@@ -236,7 +236,7 @@ def check_target(
     check_output(out, format=named, overwrite=overwrite, inputs=inputs)
 
 
-def check_words(*, register: str, grid: str, palette: str) -> None:
+def check_words(*, register: str, grid: str, palette: str, windows: Iterable[str | None] = ()) -> None:
     """Refuse a word that nothing here knows, before anything is read.
 
     Raises:
@@ -247,6 +247,9 @@ def check_words(*, register: str, grid: str, palette: str) -> None:
             raise ValueError(f"expected a {name} of {', '.join(known)}, got {word!r}")
     if grid not in GRIDS:
         _spacing(grid)
+    for window in windows:
+        if window is not None:
+            parse_window(window)
 
 
 def check_pair(structural: Volume, functional: Volume, *, any_patient: bool = False) -> None:
@@ -338,13 +341,21 @@ def _on_grid(structural: Volume, functional: Volume, transform: Transform, targe
     return Pair(resample(structural, target), resample(functional, target, transform))
 
 
-def to_window(choice: str | Window | Percentiles | None) -> Window | Percentiles | None:
-    """A window from text, or as it is; None stays None: the default of the scan.
+def to_window(choice: str | Window | Percentiles | None, volume: Volume) -> Window | Percentiles | None:
+    """The window of a volume from text, or as it is; None stays None: the default of the scan.
 
     Raises:
         ValueError: The text is no window.
+        UnsupportedImage: It names a CT window, and the volume is not in HU.
     """
-    return parse_window(choice) if isinstance(choice, str) else choice
+    if not isinstance(choice, str):
+        return choice
+    if choice in CT_WINDOWS and volume.unit is not Unit.HU:
+        raise UnsupportedImage(
+            f"expected a CT in HU for the window {choice}, found {volume.modality.value} in {volume.unit.value}",
+            "Give the window as LOWER:UPPER or LOWER%:UPPER%; if it is a CT, say so with the modality",
+        )
+    return parse_window(choice)
 
 
 def _described(volume: Volume, window: str, palette: str | None) -> dict[str, Any]:

@@ -251,6 +251,13 @@ def test_the_chroma_is_the_functional_scans(mr: Volume, rule: Engine) -> None:
     assert np.abs(fused.array.astype(int) - expected).max() <= 1
 
 
+def test_a_ct_window_is_for_scans_in_hu_only(mr: Volume, ct: Volume, pet: Volume, rule: Engine) -> None:
+    assert fuse(mr, ct, window="bone", engine=rule).history[-1].parameters["functional"]["window"] == "-500:1500"
+    for words in ({"window": "brain"}, {"structural_window": "lung"}):
+        with pytest.raises(UnsupportedImage, match=r"expected a CT in HU for the window .* found (PT in SUV|MR in ARB)"):
+            fuse(mr, pet, engine=rule, **words)
+
+
 def test_windows_may_be_text_or_objects(mr: Volume, pet: Volume, rule: Engine) -> None:
     text = fuse(mr, pet, window="1:4", structural_window="450,900", engine=rule)
     same = fuse(mr, pet, window=Window(1, 4), structural_window=Window(0, 900), engine=rule)

@@ -63,10 +63,9 @@ def fuse(
     started = time.monotonic()
     inputs = tuple(path for path in (structural, functional, transform, weights) if path)
     with usage_errors():
-        pipeline.check_words(register=register, grid=grid, palette=palette)
+        pipeline.check_words(register=register, grid=grid, palette=palette, windows=(window, structural_window))
         pipeline.check_target(out, format, overwrite=overwrite, inputs=inputs)
         _check_transforms(transform, save_transform, out, register, overwrite)
-        windows = [pipeline.to_window(choice) for choice in (window, structural_window)]
         engine = Engine(method, strategy, device, weights)
     known = read_transform(transform) if transform else None
     pair = (
@@ -74,6 +73,9 @@ def fuse(
         read_scan("functional", functional, functional_series, functional_modality, fill_nan),
     )
     pipeline.check_pair(*pair, any_patient=any_patient)
+    windows = [
+        pipeline.to_window(choice, volume) for choice, volume in zip((structural_window, window), pair, strict=True)
+    ]
     read_at = time.monotonic()
     with progress_bars() as progress:
         alignment = pipeline.align(*pair, register, known, progress)
@@ -83,8 +85,8 @@ def fuse(
             transform=alignment,
             grid=grid,
             palette=palette,
-            window=windows[0],
-            structural_window=windows[1],
+            window=windows[1],
+            structural_window=windows[0],
             engine=engine,
             any_patient=any_patient,
             progress=progress,
