@@ -33,7 +33,19 @@ from medfuse.io.files import read, write
 from medfuse.sample.series import Study, write_series
 from medfuse.volume import Modality, Volume
 
-COMMANDS = ("fuse", "info", "register", "convert", "methods", "demo", "train", "weights", "weights convert")
+COMMANDS = (
+    "fuse",
+    "info",
+    "register",
+    "convert",
+    "methods",
+    "demo",
+    "bench",
+    "score",
+    "train",
+    "weights",
+    "weights convert",
+)
 NAME, IDENTITY = "MUSTERMANN^ERIKA", "PID-271828"
 FRAME = "1.2.826.0.1.999.1"
 
@@ -478,7 +490,7 @@ def test_demo_registers_the_phantom_and_tells_the_error(
     ("code", "match", "options"),
     [
         (2, "format of dicom, nifti, both, got 'png'", "--format png"),
-        (2, "method of dilran, average, maximum, got 'magic'", "--method magic"),
+        (2, "method of dilran, msrpan, msdra, average, maximum, got 'magic'", "--method magic"),
         (2, "strategy.*'magic'", "--method dilran --strategy magic"),
         (2, "strategy.*'average'", "--strategy average"),
         (2, "no weights", "--weights note.txt"),

@@ -254,7 +254,9 @@ def test_the_chroma_is_the_functional_scans(mr: Volume, rule: Engine) -> None:
 def test_a_ct_window_is_for_scans_in_hu_only(mr: Volume, ct: Volume, pet: Volume, rule: Engine) -> None:
     assert fuse(mr, ct, window="bone", engine=rule).history[-1].parameters["functional"]["window"] == "-500:1500"
     for words in ({"window": "brain"}, {"structural_window": "lung"}):
-        with pytest.raises(UnsupportedImage, match=r"expected a CT in HU for the window .* found (PT in SUV|MR in ARB)"):
+        with pytest.raises(
+            UnsupportedImage, match=r"expected a CT in HU for the window .* found (PT in SUV|MR in ARB)"
+        ):
             fuse(mr, pet, engine=rule, **words)
 
 

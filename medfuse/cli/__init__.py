@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from medfuse.cli import convert, demo, fuse, info, register, train, weights
+from medfuse.cli import bench, convert, demo, fuse, info, register, score, train, weights
 from medfuse.errors import MedfuseError
 
 #: What typer raises on wrong usage; it exports this child of it only.
@@ -28,6 +28,8 @@ app.command("register")(register.register)
 app.command("convert")(convert.convert)
 app.command("methods")(info.methods)
 app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)
+app.command("score")(score.score)
 app.command("train")(train.train)
 app.add_typer(weights.app, name="weights")
 
@@ -56,7 +58,7 @@ def main() -> None:
     # What was begun is cleared away on the way out, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="medfuse", standalone_mode=False)
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "medfuse"
         _stop(f"{error.format_message().rstrip('.')}. See {command} --help", 2)

@@ -1,0 +1,207 @@
+"""One result measured: an image beside its two sources, or a volume slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfuse.benchmark.measuring import Planes, Values, measure_planes
+from medfuse.benchmark.table import SIDES, Statistic, described, heading, markdown, number
+from medfuse.color import Percentiles, Window
+from medfuse.errors import GridMismatch, UnsupportedImage
+from medfuse.fusion import DEFAULT_PALETTE, Display, choose_device, display_of
+from medfuse.io.files import read
+from medfuse.io.pictures import is_picture, read_picture
+from medfuse.metrics import MEASURES, Convention
+from medfuse.volume import Volume
+
+#: Slices measured between two calls of progress.
+SLICES_AT_ONCE = 8
+#: How far a fused volume may leave [0, 1]; interpolation and rounding do, a little.
+OVERSHOOT = 1e-3
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What every measure gave one result.
+
+    Args:
+        convention: That of the measures.
+        values: By (measure, side), one a slice, (n,); an image has one slice.
+        left_out: Slices that were not measured, because nothing is in either source.
+    """
+
+    convention: Convention
+    values: Values
+    left_out: int = 0
+
+    @property
+    def slices(self) -> int:
+        """How many slices were measured."""
+        return len(next(iter(self.values.values())))
+
+    def statistic(self, measure: str, side: str = "value") -> Statistic:
+        """Over all slices; a KeyError says that the measure has no such side."""
+        return Statistic.of(self.values[measure, side])
+
+    def cells(self) -> list[list[str]]:
+        """Rows of text, the header first: a row a measure, a column a side."""
+        rows = [["measure", "both", "structural", "functional", "worse"]]
+        for measure in MEASURES[self.convention]:
+            sides = ((measure.name, side) for side in SIDES)
+            cells = [number(self.statistic(*key).mean) if key in self.values else "" for key in sides]
+            rows.append([heading(measure), *cells])
+        return rows
+
+    @property
+    def title(self) -> str:
+        """What the table is of, in one line."""
+        slices = f"mean of {self.slices} slices ({self.left_out} empty ones left out); " if self.slices > 1 else ""
+        return f"{slices}{self.convention} convention"
+
+    def to_markdown(self) -> str:
+        """Title and table."""
+        return f"{self.title}\n\n{markdown(self.cells())}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without infinities."""
+        measures = [
+            {
+                **described(measure),
+                **{
+                    side: self.statistic(measure.name, side).to_json()
+                    for side in SIDES
+                    if (measure.name, side) in self.values
+                },
+            }
+            for measure in MEASURES[self.convention]
+        ]
+        return {
+            "convention": self.convention,
+            "slices": self.slices,
+            "left_out": self.left_out,
+            "measures": {one.pop("name"): one for one in measures},
+        }
+
+
+def score_result(
+    fused: Path,
+    structural: Path,
+    functional: Path,
+    *,
+    convention: Convention = "standard",
+    window: Window | Percentiles | None = None,
+    structural_window: Window | Percentiles | None = None,
+    palette: str = DEFAULT_PALETTE,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Result:
+    """Measure one result against the two sources it was made from: three images, or three volumes on one grid.
+
+    Args:
+        fused: What was fused: an image, or a volume in colour or in [0, 1].
+        structural: The structural source, as it was fused.
+        functional: The functional one.
+        convention: That of the measures.
+        window: Of a functional volume, the one it was fused with; None for its default.
+        structural_window: Of a structural volume, likewise.
+        palette: Of a functional volume that shows uptake, likewise.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        progress: Called with (slices done, slices).
+
+    Raises:
+        ValueError: An unknown word.
+        InputError: Something cannot be read, or is empty or too small to be measured.
+        GridMismatch: The three are not of one size, or not on one grid.
+    """
+    if convention not in MEASURES:
+        raise ValueError(f"expected a convention of {', '.join(MEASURES)}, got {convention!r}")
+    paths = (fused, structural, functional)
+    chosen = choose_device(device)
+    if any(is_picture(path) for path in paths):
+        if window or structural_window:
+            raise ValueError("expected windows for volumes only, got one for images")
+        planes, kept = _read_pictures(paths), np.array([True])
+    else:
+        planes = _read_volumes(paths, structural_window, window, palette)
+        kept = np.any([_varied(source) for source in planes[1:]], axis=0)
+    if not kept.any():
+        raise UnsupportedImage("expected something in a source, found every slice of both empty", "Check the windows")
+    indices = np.flatnonzero(kept)
+    found = []
+    for start in range(0, len(indices), SLICES_AT_ONCE):
+        part = indices[start : start + SLICES_AT_ONCE]
+        found.append(measure_planes(*(source[part] for source in planes), convention=convention, device=chosen))
+        if progress:
+            progress(start + len(part), len(indices))
+    values = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+    return Result(convention, values, int(len(kept) - len(indices)))
+
+
+def _read_pictures(paths: tuple[Path, ...]) -> list[Planes]:
+    """Three images as (1, H, W) each."""
+    if not all(is_picture(path) for path in paths):
+        raise UnsupportedImage("expected three images or three volumes, found both kinds", "Give three of one kind")
+    pictures = [read_picture(path) for path in paths]
+    sizes = [picture.size for picture in pictures]
+    if len(set(sizes)) > 1:
+        raise GridMismatch(
+            f"expected three images of one size, found {', '.join(sizes)} pixels (fused, structural, functional)",
+            "Score the result beside the images it was made from",
+        )
+    return [picture.luminance[None] for picture in pictures]
+
+
+def _read_volumes(
+    paths: tuple[Path, ...],
+    structural_window: Window | Percentiles | None,
+    window: Window | Percentiles | None,
+    palette: str,
+) -> list[Planes]:
+    """Three volumes on one grid as luminances (K, J, I) each."""
+    fused, structural, functional = (read(path) for path in paths)
+    for name, volume in (("structural", structural), ("functional", functional)):
+        if not volume.grid.matches(fused.grid):
+            shapes = [" × ".join(map(str, one.grid.shape)) for one in (volume, fused)]
+            found = (
+                "at another place or spacing"
+                if shapes[0] == shapes[1]
+                else f"of {shapes[0]} against {shapes[1]} voxels"
+            )
+            raise GridMismatch(
+                f"expected the sources on the grid of the result, found the {name} one {found}",
+                "Resample the sources to the result's grid first (in Python: medfuse.resample)",
+            )
+    displays = (
+        _display_of_result(fused),
+        display_of(structural, functional=False, window=structural_window),
+        display_of(functional, functional=True, window=window, palette=palette),
+    )
+    volumes = (fused, structural, functional)
+    return [display.show(volume.array)[0] for display, volume in zip(displays, volumes, strict=True)]
+
+
+def _display_of_result(fused: Volume) -> Display:
+    """A result is shown as it is."""
+    if fused.is_color:
+        return Display(None, None)
+    lowest, highest = float(fused.array.min()), float(fused.array.max())
+    if not (lowest >= -OVERSHOOT and highest <= 1 + OVERSHOOT):
+        raise UnsupportedImage(
+            f"expected a fused volume in colour or in [0, 1], found values from {lowest:g} to {highest:g}",
+            "Give what was fused first, then the structural and the functional scan",
+        )
+    return Display(Window(0, 1), None)
+
+
+def _varied(planes: Planes) -> NDArray[np.bool_]:
+    """Which slices are not constant. (K, J, I) to (K,)."""
+    varied: NDArray[np.bool_] = planes.max(axis=(1, 2)) > planes.min(axis=(1, 2))
+    return varied

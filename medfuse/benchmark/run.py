@@ -1,0 +1,255 @@
+"""The comparison: pairs of one folder through every method and control, measured and saved, whole or not at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medfuse.benchmark.contenders import Contender, to_contenders, weights_of
+from medfuse.benchmark.measuring import Planes, Values, measure_planes
+from medfuse.benchmark.table import Table
+from medfuse.errors import GridMismatch, InputError, UnsupportedImage
+from medfuse.fusion import choose_device
+from medfuse.io.output import check_target, whole
+from medfuse.io.pictures import Picture, is_picture, read_picture, write_picture
+from medfuse.metrics import MEASURES, Convention
+
+#: Called with (what is being done, done, total).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where to write; None writes nothing.
+
+    Args:
+        pictures: A folder for `METHOD/NAME.png`, of the methods that were asked for.
+        json: A file for the table.
+        csv: A file for the table.
+        markdown: A file for the table.
+    """
+
+    pictures: Path | None = None
+    json: Path | None = None
+    csv: Path | None = None
+    markdown: Path | None = None
+
+    def paths(self) -> list[Path]:
+        """Those that are to be written."""
+        return [path for path in (self.pictures, self.json, self.csv, self.markdown) if path]
+
+    def check(self, *, overwrite: bool, inputs: Iterable[Path]) -> None:
+        """Refuse what could not be written in the end.
+
+        Raises:
+            ValueError: One lies in another.
+            OutputError: One exists, or holds an input.
+        """
+        for first, second in combinations([path.resolve() for path in self.paths()], 2):
+            if first.is_relative_to(second) or second.is_relative_to(first):
+                raise ValueError(f"expected outputs apart from one another, got {first.name} and {second.name}")
+        for path in self.paths():
+            check_target(path, overwrite, inputs)
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """Two images of one name."""
+
+    name: str
+    structural: Path
+    functional: Path
+
+    def read(self) -> tuple[Picture, Picture]:
+        """Both images.
+
+        Raises:
+            InputError: One cannot be used.
+            GridMismatch: They differ in size.
+        """
+        structural, functional = read_picture(self.structural), read_picture(self.functional)
+        if structural.size != functional.size:
+            raise GridMismatch(
+                f"expected two images of one size, found {structural.size} and {functional.size} for {self.name}",
+                "Register and resample one to the other first",
+            )
+        return structural, functional
+
+
+def run(
+    folder: Path,
+    *,
+    structural: str,
+    functional: str,
+    methods: str = "all",
+    convention: Convention = "standard",
+    device: str = "auto",
+    limit: int | None = None,
+    outputs: Outputs | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Table:
+    """Fuse and measure all pairs of a folder by several methods, and by the controls.
+
+    Args:
+        folder: Holds two folders of 2-D images; same names, suffix aside, make a pair.
+        structural: Name of the folder of structural images; of colour their luminance is taken.
+        functional: Name of the folder of functional images, grey or in colour.
+        methods: Comma-separated `NAME[:STRATEGY][@WEIGHTS]`, or "all".
+        convention: That of the measures: "standard" or "paper".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        limit: At most so many pairs, spread evenly over all, in order of their names.
+        outputs: What to write.
+        overwrite: Replace what an earlier run wrote there.
+        progress: Called after each pair.
+
+    Raises:
+        ValueError: An unknown word, the same folder twice, or a limit below 1.
+        InputError: A folder is missing, there is no pair, or an image cannot be used.
+        GridMismatch: Two images of a pair differ in size.
+        WeightsError: Weights cannot be used.
+        OutputError: A target exists, or cannot be written.
+    """
+    if convention not in MEASURES:
+        raise ValueError(f"expected a convention of {', '.join(MEASURES)}, got {convention!r}")
+    outputs = outputs or Outputs()
+    inputs = (folder / structural, folder / functional, *weights_of(methods))
+    outputs.check(overwrite=overwrite, inputs=inputs)
+    chosen = choose_device(device)
+    contenders = to_contenders(methods, str(chosen))
+    pairs, left_out = find_pairs(folder, structural, functional, limit)
+    for pair in pairs:  # what cannot be used is told now, not after an hour
+        pair.read()
+    with ExitStack() as stack:
+
+        def place(path: Path | None) -> Path | None:
+            return stack.enter_context(whole(path, overwrite=overwrite, inputs=inputs)) if path else None
+
+        pictures, *files = (place(path) for path in (outputs.pictures, outputs.json, outputs.csv, outputs.markdown))
+        values, seconds = _compare(pairs, contenders, convention, chosen, pictures, progress)
+        table = Table(
+            convention,
+            structural,
+            functional,
+            str(chosen),
+            tuple(pair.name for pair in pairs),
+            tuple(contender.name for contender in contenders),
+            tuple(contender.name for contender in contenders if contender.is_control),
+            values,
+            seconds,
+            left_out,
+        )
+        for file, form in zip(files, (table.to_json, table.to_csv, table.to_markdown), strict=True):
+            if file:
+                file.write_text(form(), encoding="utf-8")
+    return table
+
+
+def find_pairs(folder: Path, structural: str, functional: str, limit: int | None = None) -> tuple[list[ImagePair], int]:
+    """The pairs of a folder in order of their names, and how many images have no partner.
+
+    Args:
+        folder: As for `run`.
+        structural: As for `run`.
+        functional: As for `run`.
+        limit: As for `run`.
+
+    Raises:
+        ValueError: The two folders are one, or the limit is below 1.
+        InputError: A folder is missing, one name is there twice, or the folders have no name in common.
+    """
+    if structural == functional:
+        raise ValueError(f"expected two folders of images, got {structural!r} twice")
+    if limit is not None and limit < 1:
+        raise ValueError(f"expected a limit of at least 1 pair, got {limit}")
+    first, second = (_images(folder, name) for name in (structural, functional))
+    names = sorted(first.keys() & second.keys())
+    if not names:
+        raise InputError(
+            f"expected images of one name in {structural} and {functional}, found no common name "
+            f"among {len(first)} and {len(second)} images",
+            "Name the two images of a pair alike",
+        )
+    left_out = len(first) + len(second) - 2 * len(names)
+    count = min(limit or len(names), len(names))
+    chosen = [names[index * len(names) // count] for index in range(count)]
+    return [ImagePair(name, first[name], second[name]) for name in chosen], left_out
+
+
+def _images(folder: Path, name: str) -> dict[str, Path]:
+    """The images of a folder by name, without suffix."""
+    place = folder / name
+    if not place.is_dir():
+        raise InputError(
+            f"expected a folder {name} of images in {folder.name}, found none",
+            "Name the folders of DIR with --structural and --functional",
+        )
+    paths = sorted(path for path in place.iterdir() if is_picture(path))
+    images = {path.stem: path for path in paths}
+    if len(images) < len(paths):
+        raise InputError(f"expected one image a name in {name}, found names with several suffixes", "Take one out")
+    return images
+
+
+def _compare(
+    pairs: list[ImagePair],
+    contenders: list[Contender],
+    convention: Convention,
+    device: torch.device,
+    pictures: Path | None,
+    progress: Progress | None,
+) -> tuple[Values, NDArray[np.float64]]:
+    """By (measure, side) the values, and the seconds, each (pairs, methods)."""
+    found: list[Values] = []
+    seconds: list[list[float]] = []
+    _warm_up(pairs[0], contenders)
+    for done, pair in enumerate(pairs, 1):
+        structural, functional = pair.read()
+        planes = structural.luminance[None], functional.luminance[None]
+        fused, times = zip(*(_timed(contender, *planes) for contender in contenders), strict=True)
+        sources = (np.broadcast_to(plane, (len(contenders), *plane.shape[1:])) for plane in planes)
+        try:
+            found.append(measure_planes(np.concatenate(fused), *sources, convention=convention, device=device))
+        except UnsupportedImage as error:
+            raise UnsupportedImage(f"{pair.name}: {error.args[0]}", error.hint) from error
+        seconds.append(list(times))
+        if pictures:
+            _save(pictures, f"{pair.name}.png", contenders, fused, functional)
+        if progress:
+            progress("comparing", done, len(pairs))
+    return {key: np.stack([values[key] for values in found]) for key in found[0]}, np.array(seconds)
+
+
+def _warm_up(pair: ImagePair, contenders: list[Contender]) -> None:
+    """Let everything be loaded, so that the first pair takes no longer than the others."""
+    planes = [picture.luminance[None] for picture in pair.read()]
+    for contender in contenders:
+        contender.fuse(*planes)
+
+
+def _timed(contender: Contender, structural: Planes, functional: Planes) -> tuple[Planes, float]:
+    started = time.perf_counter()
+    fused = contender.fuse(structural, functional)
+    return fused, time.perf_counter() - started
+
+
+def _save(
+    pictures: Path,
+    name: str,
+    contenders: list[Contender],
+    fused: tuple[Planes, ...],
+    functional: Picture,
+) -> None:
+    for contender, planes in zip(contenders, fused, strict=True):
+        if contender.is_asked:
+            folder = pictures / contender.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            write_picture(folder / name, planes[0], functional.chroma)

@@ -1,0 +1,49 @@
+"""`medfuse score`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from medfuse.cli.console import print_json, progress_bars, usage_errors
+from medfuse.cli.options import As_json
+from medfuse.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from medfuse.metrics import Convention
+
+
+def score(
+    fused: Annotated[Path, typer.Argument(help="The result: an image, or a volume as `medfuse fuse` writes it.")],
+    structural: Annotated[Path, typer.Argument(metavar="A", help="The structural source, likewise.")],
+    functional: Annotated[Path, typer.Argument(metavar="B", help="The functional source, likewise.")],
+    convention: Annotated[str, typer.Option(help="How to measure: standard or paper.")] = "standard",
+    window: Annotated[str | None, typer.Option(help="Of volumes: the window that B was fused with.")] = None,
+    structural_window: Annotated[str | None, typer.Option(help="Of volumes: the window of A.")] = None,
+    palette: Annotated[str, typer.Option(help="Of volumes: the palette that B was fused with.")] = "HOT_IRON",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    as_json: As_json = False,
+) -> None:
+    """Measure one result against its two sources. Three images, or three volumes on one grid, slice by slice."""
+    from medfuse.benchmark import score_result
+    from medfuse.color import parse_window
+
+    with usage_errors(), progress_bars() as progress:
+        result = score_result(
+            fused,
+            structural,
+            functional,
+            convention=cast("Convention", convention),
+            window=parse_window(window) if window else None,
+            structural_window=parse_window(structural_window) if structural_window else None,
+            palette=palette,
+            device=device,
+            progress=partial(progress, "measuring"),
+        )
+    if as_json:
+        print_json(result.to_json())
+        return
+    print_table(result.title, result.cells(), result.to_markdown())

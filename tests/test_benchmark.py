@@ -1,0 +1,532 @@
+"""The comparison of methods: its numbers are those of the measures called by hand, and copies are seen to be copies."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from phantoms import phantom
+from pictures import scene
+from PIL import Image
+
+from medfuse.benchmark import CONTROLS, Outputs, Statistic, Table, run, score_result
+from medfuse.benchmark.run import find_pairs
+from medfuse.errors import GeometryError, GridMismatch, InputError, OutputError, UnreadableFile, UnsupportedImage
+from medfuse.fusion import Engine
+from medfuse.fusion.weights import convert, to_bytes
+from medfuse.io.files import write
+from medfuse.io.pictures import read_picture, write_picture
+from medfuse.metrics import MEASURES, score
+from medfuse.pipeline import fuse
+from medfuse.volume import Modality
+
+ROWS, COLUMNS = 48, 56
+NAMES = ("7001", "7002", "7003")
+
+
+def pixels(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """The structural and the functional image of a pair, (H, W) uint8; no two pairs are alike."""
+    _, waves, blocks = scene(ROWS, COLUMNS)
+    return np.roll(waves[0, 0].numpy(), 5 * index, axis=1), np.roll(blocks[0, 0].numpy(), 3 * index, axis=0)
+
+
+@pytest.fixture
+def grey(tmp_path: Path) -> Path:
+    """Three grey pairs, in three formats."""
+    folder = tmp_path / "grey"
+    for name in ("mri", "ct"):
+        (folder / name).mkdir(parents=True)
+    for index, name in enumerate(NAMES):
+        structural, functional = pixels(index)
+        Image.fromarray(structural).save(folder / "mri" / f"{name}.png")
+        Image.fromarray(functional).save(folder / "ct" / f"{name}{('.png', '.tif', '.bmp')[index]}")
+    return folder
+
+
+@pytest.fixture
+def color(grey: Path) -> Path:
+    """The pairs again, with the functional image in colour in the folder `pet`."""
+    (grey / "pet").mkdir()
+    for index, name in enumerate(NAMES):
+        structural, functional = pixels(index)
+        Image.fromarray(np.stack([functional, structural // 2, functional // 3], axis=-1)).save(
+            grey / "pet" / f"{name}.png"
+        )
+    return grey
+
+
+@pytest.fixture
+def table(grey: Path) -> Table:
+    return run(grey, structural="mri", functional="ct", methods="maximum", device="cpu")
+
+
+def by_hand(table: Table, folder: Path, method: str) -> list[dict[str, float]]:
+    """One row a pair, from the measures themselves."""
+    rows = []
+    for name in table.pairs:
+        structural, functional = pixels(NAMES.index(name))
+        fused = {
+            "copy structural": structural,
+            "copy functional": functional,
+            "maximum": np.maximum(structural, functional),
+            "average": np.rint((structural.astype(np.float32) + functional.astype(np.float32)) / 2).astype(np.uint8),
+        }[method]
+        images = (torch.from_numpy(np.ascontiguousarray(one))[None, None] for one in (fused, structural, functional))
+        rows += score(*images).rows()
+    return rows
+
+
+# The numbers
+
+
+@pytest.mark.parametrize("method", ["maximum", "copy structural", "copy functional"])
+def test_numbers_are_those_of_the_measures_called_by_hand(table: Table, grey: Path, method: str) -> None:
+    rows = by_hand(table, grey, method)
+    for measure, side in table.values:
+        values = [row[measure if side == "value" else f"{measure} {side}"] for row in rows]
+        found = table.statistic(measure, method, side)
+        assert found.n == 3
+        if math.inf in values:
+            assert (found.mean, found.sd) == (math.inf, None)
+        else:
+            assert found.mean == pytest.approx(statistics.mean(values), abs=1e-9)
+            assert found.sd == pytest.approx(statistics.stdev(values), abs=1e-9)
+
+
+def test_the_paper_s_convention_measures_floats_as_the_method_gives_them(grey: Path) -> None:
+    table = run(grey, structural="mri", functional="ct", methods="dilran", convention="paper", device="cpu", limit=1)
+    planes = [image.astype(np.float32)[None] / 255 for image in pixels(0)]
+    fused = Engine("dilran", device="cpu").fuse_planes(*planes)
+    images = (torch.from_numpy(plane)[:, None] for plane in (fused, *planes))
+    (row,) = score(*images, convention="paper").rows()
+    assert [measure.name for measure in table.measures] == ["PSNR", "SSIM", "MI", "FMI", "FSIM", "EN"]
+    for measure, side in table.values:
+        expected = row[measure if side == "value" else f"{measure} {side}"]
+        assert table.statistic(measure, "dilran", side).mean == pytest.approx(expected, abs=1e-9)
+    assert row["EN"] > 8
+
+
+def test_copies_are_seen_by_their_sides(table: Table) -> None:
+    for own, other in (("structural", "functional"), ("functional", "structural")):
+        method = f"copy {own}"
+        assert table.statistic("SSIM", method, own).mean == pytest.approx(1, abs=1e-12)
+        assert table.statistic("PSNR", method, own).mean == math.inf
+        assert table.statistic("SCD", method, other).mean == pytest.approx(0, abs=1e-12) or own == "functional"
+        for measure in ("SSIM", "PSNR", "FSIM", "CC", "FMI pixel"):
+            worse = table.statistic(measure, method, "worse")
+            assert worse == table.statistic(measure, method, other)
+            assert worse.mean < table.statistic(measure, method).mean
+    by_worse = table.mean_ranks("worse")
+    assert by_worse["maximum"] < min(by_worse["copy structural"], by_worse["copy functional"])
+
+
+def test_ranks_follow_each_measure_s_direction_and_ties_share(table: Table) -> None:
+    ranks = []
+    for measure in table.measures:
+        means = [round(table.statistic(measure.name, method).mean, 9) for method in table.methods]
+        sign = -1 if measure.better == "higher" else 1
+        ordered = sorted(sign * mean for mean in means)
+        places = [[place for place, one in enumerate(ordered, 1) if one == sign * mean] for mean in means]
+        ranks.append([statistics.mean(place) for place in places])
+    expected = [statistics.mean(column) for column in zip(*ranks, strict=True)]
+    assert list(table.mean_ranks().values()) == pytest.approx(expected)
+    assert sum(expected) == pytest.approx(len(CONTROLS) * (len(CONTROLS) + 1) / 2)
+
+
+def test_a_method_ranks_by_what_is_better() -> None:
+    values = {("EN", "value"): np.array([[3.0, 1.0]]), ("N_AB/F", "value"): np.array([[0.1, 0.9]])}
+    table = Table("standard", "s", "f", "cpu", ("1",), ("good", "bad"), (), values, np.ones((1, 2)))
+    assert table.mean_ranks() == {"good": 1.0, "bad": 2.0}
+
+
+def test_the_controls_stand_in_every_table_once(grey: Path, table: Table) -> None:
+    assert table.methods == ("maximum", *(name for name in CONTROLS if name != "maximum"))
+    assert set(table.controls) == set(CONTROLS)
+    blends = run(grey, structural="mri", functional="ct", methods="average", device="cpu", limit=1)
+    structural, functional = (image.astype(np.float32) for image in pixels(0))
+    for method, weight in (("blend 0.84 structural", 0.84), ("blend 0.84 functional", 0.16), ("average", 0.5)):
+        fused = np.rint(weight * structural + (1 - weight) * functional)
+        # A grey level halfway between two may be rounded either way.
+        assert blends.statistic("SD", method).mean == pytest.approx(float(fused.std()), abs=0.1)
+
+
+def test_two_runs_give_the_same_table(grey: Path, table: Table) -> None:
+    again = run(grey, structural="mri", functional="ct", methods="maximum", device="cpu")
+    assert again.values.keys() == table.values.keys()
+    assert all(np.array_equal(again.values[key], table.values[key]) for key in table.values)
+    assert again.cells()[:-1] == table.cells()[:-1]  # all but the seconds
+
+
+def test_a_single_pair_has_no_deviation(grey: Path) -> None:
+    table = run(grey, structural="mri", functional="ct", methods="maximum", device="cpu", limit=1)
+    assert table.statistic("SSIM", "maximum").sd is None
+    assert str(table.statistic("PSNR", "copy functional", "functional")) == "∞"
+    assert str(Statistic(0.5, 0.25, 2)) == "0.500 ± 0.250"
+
+
+# The forms
+
+
+def test_infinite_values_break_no_form(grey: Path, tmp_path: Path) -> None:
+    outputs = Outputs(json=tmp_path / "t.json", csv=tmp_path / "t.csv", markdown=tmp_path / "t.md")
+    table = run(
+        grey, structural="mri", functional="ct", methods="maximum", device="cpu", convention="paper", outputs=outputs
+    )
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    content = json.loads((tmp_path / "t.json").read_text(), parse_constant=refuse)
+    copy = next(one for one in content["methods"] if one["method"] == "copy structural")
+    assert copy["measures"]["PSNR"]["value"] == {"mean": None, "sd": None, "n": 3}
+    assert copy["measures"]["SSIM"]["structural"]["mean"] == pytest.approx(1)
+    assert copy["control"]
+    assert content["pairs"] == 3
+    assert [one["name"] for one in content["measures"]] == [one.name for one in MEASURES["paper"]]
+
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text())))
+    by_key = {(line["method"], line["measure"], line["side"]): line for line in lines}
+    assert len(by_key) == len(lines) == len(table.methods) * (len(table.values) + 3)
+    assert float(by_key["copy structural", "PSNR", "value"]["mean"]) == math.inf
+    assert by_key["copy structural", "PSNR", "value"]["sd"] == ""
+    assert float(by_key["maximum", "mean rank", "worse"]["mean"]) == table.mean_ranks("worse")["maximum"]
+    assert float(by_key["maximum", "seconds", "value"]["mean"]) > 0
+
+    text = (tmp_path / "t.md").read_text()
+    assert text == table.to_markdown()
+    assert "| ∞ |" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {len(table.methods) + 2}
+    assert "nan" not in text.lower()
+
+
+def test_the_page_gives_each_measure_s_direction_and_value_for_identical_images() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    _, _, image = scene(192, 192)
+    identical = score(image, image, image)
+    tables = [part.split("\n\n")[0] for part in page.split("| measure | ")[1:]]
+    for convention, text in zip(("standard", "paper"), tables, strict=False):
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+        assert [row[0] for row in rows] == [measure.name for measure in MEASURES[convention]]
+        if convention == "paper":
+            continue
+        assert [row[2] for row in rows] == [measure.better for measure in MEASURES[convention]]
+        for name, *_, value in rows:
+            found = float(identical[name].value)
+            if value == "its own":
+                assert identical[name].structural is None
+            elif value == "twice its entropy":
+                assert found == pytest.approx(2 * float(identical["EN"].value))
+            else:
+                assert found == pytest.approx(math.inf if value == "∞" else float(value), abs=5e-5), name
+
+
+# What is saved
+
+
+def test_grey_results_are_saved_and_score_what_the_table_says(grey: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    table = run(
+        grey, structural="mri", functional="ct", methods="maximum,dilran", device="cpu", outputs=Outputs(pictures=out)
+    )
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.png")) == sorted(
+        f"{method}/{name}.png" for method in ("dilran", "maximum") for name in NAMES
+    )
+    saved = np.asarray(Image.open(out / "maximum" / "7002.png"))
+    np.testing.assert_array_equal(saved, np.maximum(*pixels(1)))
+    result = score_result(out / "dilran/7002.png", grey / "mri/7002.png", grey / "ct/7002.tif", device="cpu")
+    column = table.methods.index("dilran")
+    for key, values in result.values.items():
+        assert values == pytest.approx(table.values[key][1, column], abs=1e-9)
+
+
+def test_colour_is_put_back(color: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    table = run(
+        color, structural="mri", functional="pet", methods="average", device="cpu", outputs=Outputs(pictures=out)
+    )
+    original, fused = (Image.open(folder / "7001.png") for folder in (color / "pet", out / "average"))
+    assert fused.mode == "RGB"
+    # Pillow's own conversion is the oracle; its integers, and colours beyond RGB, cost a few levels.
+    before, after = (np.asarray(image.convert("YCbCr"), np.float64) for image in (original, fused))
+    inside = (np.asarray(fused).min(-1) > 0) & (np.asarray(fused).max(-1) < 255)
+    assert inside.mean() > 0.2
+    np.testing.assert_allclose(after[inside][:, 1:], before[inside][:, 1:], atol=2)
+    expected = (before[..., 0] + pixels(0)[0]) / 2
+    np.testing.assert_allclose(after[inside][:, 0], expected[inside], atol=2)
+    luminance = np.asarray(original.convert("L"), np.float64)
+    assert table.values["SD", "value"][0, table.methods.index("copy functional")] == pytest.approx(
+        luminance.std(), abs=0.1
+    )
+    assert table.statistic("SSIM", "copy functional", "functional").mean == pytest.approx(1)
+
+
+def test_methods_take_a_strategy_and_weights(grey: Path, shared: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "published.safetensors"
+    weights.write_bytes(
+        to_bytes(convert("dilran", shared / "reference-networks" / "dilran_published.pt"), {"network": "dilran"})
+    )
+    methods = f"dilran, dilran:average,dilran:maximum@{weights}"
+    table = run(
+        grey,
+        **{"structural": "mri", "functional": "ct", "methods": methods, "device": "cpu", "limit": 1},
+        outputs=Outputs(pictures=tmp_path / "out"),
+    )
+    names = ("dilran", "dilran:average", "dilran:maximum@published")
+    assert table.methods[:3] == names
+    assert len({float(table.values["SSIM", "value"][0, column]) for column in range(3)}) == 3
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        name.translate({58: "-", 64: "-"}) for name in names
+    }
+
+
+# What is refused, and leaves nothing behind
+
+
+def images(folder: Path, name: str, size: tuple[int, int] = (COLUMNS, ROWS), mode: str = "L") -> None:
+    folder.mkdir(exist_ok=True, parents=True)
+    Image.new(mode, size, 1).save(folder / name)
+
+
+def sixteen_bits(path: Path) -> None:
+    """An RGB TIFF of 16 bits, which Pillow reads as 8 bits without a word."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.full((ROWS, COLUMNS, 3), 4095, np.uint16), isVector=True)
+    sitk.WriteImage(image, str(path))
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Make one image of the pairs unusable."""
+    path = folder / "ct" / "7001.png"
+    if how == "deep":
+        Image.fromarray(np.full((ROWS, COLUMNS), 4095, np.uint16)).save(path)
+    elif how == "deep colour":
+        sixteen_bits(path)
+    elif how == "text":
+        path.write_text("hello")
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-400])
+    elif how == "transparent":
+        Image.new("RGBA", (COLUMNS, ROWS), (1, 2, 3, 4)).save(path)
+    elif how == "pages":
+        path.unlink()
+        pages = [Image.new("L", (COLUMNS, ROWS), level) for level in (1, 2)]
+        pages[0].save(folder / "ct" / "7001.tif", save_all=True, append_images=pages[1:])
+    elif how == "size":
+        images(folder / "ct", "7001.png", (COLUMNS + 1, ROWS))
+    elif how == "twice":
+        images(folder / "ct", "7001.tif")
+    elif how == "strangers":
+        for image in (folder / "ct").iterdir():
+            image.rename(image.with_stem(f"x{image.stem}"))
+    elif how == "empty":
+        for image in (folder / "ct").iterdir():
+            image.unlink()
+    elif how == "small":
+        for place in ("mri", "ct"):
+            images(folder / place, "7001.png", (COLUMNS, 40))
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "match"),
+    [
+        ("deep", UnsupportedImage, "8 bits a channel.*mode I;16 in 7001.png"),
+        ("deep colour", UnsupportedImage, "8 bits a channel.*16 bits in 7001.png"),
+        ("text", UnreadableFile, "cannot read 7001.png"),
+        ("cut", UnreadableFile, "cannot read 7001.png"),
+        ("transparent", UnsupportedImage, "7001.png transparent"),
+        ("pages", UnsupportedImage, "2 pages in 7001.tif"),
+        ("size", GridMismatch, "one size, found 56 × 48 and 57 × 48 for 7001"),
+        ("twice", InputError, "one image a name in ct"),
+        ("strangers", InputError, "no common name among 3 and 3 images"),
+        ("empty", InputError, "no common name among 3 and 0 images"),
+        ("small", UnsupportedImage, "7001: expected images of at least 41 × 41 pixels, found 40 × 56"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    grey: Path, tmp_path: Path, how: str, kind: type[Exception], match: str
+) -> None:
+    spoil(grey, how)
+    outputs = Outputs(*(tmp_path / "new" / name for name in ("out", "t.json", "t.csv", "t.md")))
+    with pytest.raises(kind, match=match):
+        run(grey, structural="mri", functional="ct", methods="maximum", device="cpu", outputs=outputs)
+    assert [path.name for path in tmp_path.iterdir()] == ["grey"]
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ({"methods": "magic"}, "method of dilran"),
+        ({"methods": ""}, "method of dilran"),
+        ({"methods": "dilran:magic"}, "strategy of nuclear"),
+        ({"methods": "maximum,average,maximum"}, "once, got maximum"),
+        ({"methods": "maximum@w.safetensors"}, "no weights"),
+        ({"convention": "magic"}, "convention of standard, paper"),
+        ({"device": "abacus"}, "expected a device"),
+        ({"limit": 0}, "limit of at least 1"),
+        ({"structural": "ct"}, "'ct' twice"),
+    ],
+)
+def test_unknown_words_are_refused(grey: Path, words: dict[str, str], match: str) -> None:
+    chosen = {"structural": "mri", "functional": "ct", "methods": "maximum", "device": "cpu", **words}
+    with pytest.raises(ValueError, match=match):
+        run(grey, **chosen)
+
+
+def test_a_missing_folder_is_named(grey: Path) -> None:
+    with pytest.raises(InputError, match="a folder spect of images in grey"):
+        run(grey, structural="mri", functional="spect", methods="maximum")
+
+
+def test_outputs_are_checked_before_anything_is_computed(grey: Path, tmp_path: Path) -> None:
+    words = {"structural": "mri", "functional": "ct", "methods": "maximum", "device": "cpu", "limit": 1}
+    for path in (tmp_path / "out" / "t.json", tmp_path / "out"):
+        with pytest.raises(ValueError, match="apart from one another"):
+            run(grey, **words, outputs=Outputs(pictures=tmp_path / "out", json=path))
+    with pytest.raises(OutputError, match="an input"):
+        run(grey, **words, outputs=Outputs(pictures=grey / "ct"), overwrite=True)
+    outputs = Outputs(pictures=tmp_path / "out", json=tmp_path / "t.json")
+    run(grey, **words, outputs=outputs)
+    before = (tmp_path / "t.json").read_text()
+    with pytest.raises(OutputError, match="out exists"):
+        run(grey, **words, outputs=outputs)
+    assert (tmp_path / "t.json").read_text() == before
+    run(grey, **words, outputs=outputs, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"grey", "out", "t.json"}
+
+
+def test_an_interruption_leaves_nothing(grey: Path, tmp_path: Path) -> None:
+    def interrupt(_what: str, done: int, _total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt("Ctrl-C")
+
+    outputs = Outputs(pictures=tmp_path / "out", csv=tmp_path / "t.csv")
+    with pytest.raises(KeyboardInterrupt, match="Ctrl-C"):
+        run(grey, structural="mri", functional="ct", methods="maximum", outputs=outputs, progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["grey"]
+
+
+def test_pairs_are_found_by_name_and_a_limit_spreads_over_them(tmp_path: Path) -> None:
+    for number in range(10):
+        images(tmp_path / "a", f"{number}.png")
+        images(tmp_path / "b", f"{number + 2}.PNG")
+    (tmp_path / "b" / "notes.txt").write_text("not an image")
+    (tmp_path / "b" / "._3.png").write_text("not an image either")
+    pairs, left_out = find_pairs(tmp_path, "a", "b")
+    assert ([pair.name for pair in pairs], left_out) == (list("23456789"), 4)
+    assert [pair.name for pair in find_pairs(tmp_path, "a", "b", 3)[0]] == ["2", "4", "7"]
+    assert len(find_pairs(tmp_path, "a", "b", 99)[0]) == 8
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
+def test_pictures_of_every_mode_give_pillow_s_own_luminance(tmp_path: Path, mode: str) -> None:
+    rng = np.random.default_rng(3)
+    image = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).convert(mode)
+    image.save(tmp_path / "x.png")
+    picture = read_picture(tmp_path / "x.png")
+    expected = np.asarray(image.convert("L"), np.float64)
+    np.testing.assert_allclose(picture.luminance * 255, expected, atol=0.51)
+    assert (picture.chroma is not None) == (mode in ("P", "RGB", "RGBA"))
+    write_picture(tmp_path / "y.png", picture.luminance, picture.chroma)
+    rgb = np.asarray(image.convert("RGB"), np.int16)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "y.png").convert("RGB")), rgb)
+
+
+# One result
+
+
+def test_one_image_beside_its_sources(grey: Path) -> None:
+    structural, functional = grey / "mri/7001.png", grey / "ct/7001.png"
+    result = score_result(structural, structural, functional, device="cpu")
+    assert (result.slices, result.left_out) == (1, 0)
+    assert result.statistic("SSIM", "structural").mean == pytest.approx(1)
+    assert result.statistic("SSIM", "worse") == result.statistic("SSIM", "functional")
+    assert result.to_json()["measures"]["PSNR"]["structural"]["mean"] is None
+    assert result.to_json()["measures"]["EN"]["unit"] == "bits"
+    json.dumps(result.to_json(), allow_nan=False)
+    header, *rows = result.cells()
+    assert header == ["measure", "both", "structural", "functional", "worse"]
+    assert [row[0].split(" ")[0] for row in rows[:2]] == ["EN", "SD"]
+    with pytest.raises(KeyError, match="worse"):
+        result.statistic("EN", "worse")
+    with pytest.raises(UnsupportedImage, match="three images or three volumes"):
+        score_result(structural, structural, grey / "ct.nii.gz")
+
+
+def test_images_of_differing_sizes_are_refused(grey: Path) -> None:
+    images(grey, "other.png", (50, 50))
+    with pytest.raises(GridMismatch, match="56 × 48, 56 × 48, 50 × 50"):
+        score_result(grey / "mri/7001.png", grey / "mri/7001.png", grey / "other.png")
+
+
+@pytest.fixture
+def volumes(tmp_path: Path) -> Path:
+    """An MR, a CT and a PET on one grid of 44 × 46 voxels, and what `fuse` makes of them."""
+    mr = phantom(Modality.MR, (6, 44, 46), "1.2.3")
+    for modality, name in ((Modality.CT, "ct"), (Modality.PT, "pet")):
+        other = phantom(modality, (6, 44, 46), "1.2.3")
+        write(other, tmp_path / f"{name}.nii.gz")
+        write(fuse(mr, other, method="average", device="cpu"), tmp_path / f"fused_{name}.nii.gz")
+    grey = fuse(mr, phantom(Modality.PT, (6, 44, 46), "1.2.3"), method="average", device="cpu", palette="GREY")
+    write(grey, tmp_path / "fused_grey_pet.nii.gz")
+    write(mr, tmp_path / "mr.nii.gz")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "palette"), [("ct", "HOT_IRON"), ("pet", "HOT_IRON"), ("grey_pet", "GREY")])
+def test_volumes_are_measured_slice_by_slice(volumes: Path, name: str, palette: str) -> None:
+    paths = (volumes / f"fused_{name}.nii.gz", volumes / "mr.nii.gz", volumes / f"{name.removeprefix('grey_')}.nii.gz")
+    result = score_result(*paths, palette=palette)
+    assert result.slices + result.left_out == 6
+    assert result.slices >= 3
+    assert result.statistic("CC").mean > 0.9
+    # The mean of two images is as far from one as from the other, but for colours beyond RGB, which are cut off.
+    structural, functional = (result.statistic("PSNR", side).mean for side in ("structural", "functional"))
+    if name != "pet":
+        assert structural == pytest.approx(functional, abs=0.3)
+
+
+def test_volumes_on_another_grid_are_a_geometry_error(volumes: Path) -> None:
+    image = nib.load(volumes / "ct.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), volumes / "short_ct.nii.gz")
+    shifted = image.affine.copy()
+    shifted[0, 3] += 1
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), shifted), volumes / "shifted_ct.nii.gz")
+    for name, match in (("short", "of 6 × 44 × 45 against 6 × 44 × 46 voxels"), ("shifted", "at another place")):
+        with pytest.raises(GeometryError, match=f"the functional one {match}"):
+            score_result(volumes / "fused_ct.nii.gz", volumes / "mr.nii.gz", volumes / f"{name}_ct.nii.gz")
+
+
+def test_what_is_no_result_is_refused(volumes: Path) -> None:
+    with pytest.raises(UnsupportedImage, match=r"in colour or in \[0, 1\], found values from"):
+        score_result(volumes / "ct.nii.gz", volumes / "mr.nii.gz", volumes / "ct.nii.gz")
+    with pytest.raises(ValueError, match="palette of"):
+        score_result(volumes / "fused_pet.nii.gz", volumes / "mr.nii.gz", volumes / "pet.nii.gz", palette="VIRIDIS")
+
+
+# Real images
+
+
+def test_three_real_pairs(shared: Path) -> None:
+    folder = shared / "wba" / "ct-mri"
+    table = run(folder, structural="mri", functional="ct", methods="dilran", device="cpu", limit=3)
+    assert len(table.pairs) == 3
+    assert table.statistic("SSIM", "copy functional", "functional").mean == pytest.approx(1)
+    assert table.statistic("PSNR", "copy functional").mean < math.inf
+    # Means of two sources put a copy before the average; the worse source puts it behind.
+    assert table.mean_ranks()["copy functional"] < table.mean_ranks()["average"]
+    assert table.mean_ranks("worse")["copy functional"] > table.mean_ranks("worse")["average"]
+    for values in table.values.values():
+        assert not np.isnan(values).any()
