@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,16 +15,6 @@ from torch import Tensor
 from medfuse.fusion.networks import COMPILED, NETWORKS
 from medfuse.fusion.strategies import STRATEGIES
 from medfuse.fusion.weights import SHIPPED, read_weights
-
-
-class AutoEncoder(Protocol):
-    """What a network needs to be used for fusion: to encode an image and to decode merged features."""
-
-    def encode(self, image: Tensor) -> Tensor:
-        """(N, 1, H, W) to features (N, C, H, W)."""
-
-    def decode(self, features: Tensor) -> Tensor:
-        """Features (N, C, H, W) to (N, 1, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +107,7 @@ class Method:
         module = NETWORKS[self.name]()
         self.weights_sha256 = read_weights(module, self.name, weights)
         compiled = COMPILED[self.name](module.eval()) if self.name in COMPILED else module
-        network: AutoEncoder = compiled.eval().to(device)  # type: ignore[assignment]
+        network = compiled.eval().to(device)
         merge = STRATEGIES[self.strategy or ""]
 
         def run(structural: Tensor, functional: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from medfuse.fusion.networks.autoencoder import AutoEncoder
 from medfuse.fusion.networks.pooling import CHANNELS, coarse
 
 
@@ -50,7 +51,7 @@ class Encoder(nn.Module):
         return features
 
 
-class Dilran(nn.Module):
+class Dilran(AutoEncoder):
     """The whole network; 216,001 parameters, any image size.
 
     In evaluation mode batch norm uses its running statistics, so that a slice's result does not depend on its batch.
@@ -69,15 +70,6 @@ class Dilran(nn.Module):
         """(N, 1, H, W) in [0, 1] to features (N, 64, H, W)."""
         features: Tensor = self.encoder(image)
         return features
-
-    def decode(self, features: Tensor) -> Tensor:
-        """Features (N, 64, H, W) to (N, 1, H, W), not clamped."""
-        image: Tensor = self.decoder(features)
-        return image
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Reconstruct (N, 1, H, W): what the network is trained to do."""
-        return self.decode(self.encode(image))
 
 
 #: Published name → ours, by prefix, of simonZhou86/dilran's `model_v5`. Its other tensors take no part in the result.

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medfuse.fusion.networks.autoencoder import AutoEncoder
 from medfuse.fusion.networks.dilran import Dilran, Encoder
 from medfuse.fusion.networks.pooling import coarse, enlarged, pooled
 
 
-class CompiledDilran(nn.Module):
+class CompiledDilran(AutoEncoder):
     """What a trained `Dilran` computes in evaluation mode, to rounding (1e-5 on [0, 1]).
 
     Args:
@@ -61,11 +62,6 @@ class CompiledDilran(nn.Module):
         deep = torch.addcmul(deep, coarse(deep), once).mul_(self.scale).add_(self.shift)
         features = self._shallow(image, attention)
         return features.addcmul_(self._shallow(average, attention).relu_(), deep)
-
-    def decode(self, features: Tensor) -> Tensor:
-        """Features (N, 64, H, W) to (N, 1, H, W), not clamped."""
-        image: Tensor = self.decoder(features)
-        return image
 
     def _shallow(self, image: Tensor, attention: Tensor) -> Tensor:
         """The shallow layer's 64 channels, of the image or of its average."""

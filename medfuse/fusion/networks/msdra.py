@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from medfuse.fusion.networks.autoencoder import AutoEncoder
 from medfuse.fusion.networks.pooling import CHANNELS
 
 
@@ -34,7 +35,7 @@ class DoubleBranch(nn.Module):
         return result
 
 
-class Msdra(nn.Module):
+class Msdra(AutoEncoder):
     """The whole network; any image size."""
 
     def __init__(self) -> None:
@@ -51,15 +52,6 @@ class Msdra(nn.Module):
         """(N, 1, H, W) in [0, 1] to features (N, 64, H, W)."""
         features: Tensor = self.branches(self.shallow(image))
         return features
-
-    def decode(self, features: Tensor) -> Tensor:
-        """Features (N, 64, H, W) to (N, 1, H, W), not clamped."""
-        image: Tensor = self.decoder(features)
-        return image
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Reconstruct (N, 1, H, W): what the network is trained to do."""
-        return self.decode(self.encode(image))
 
 
 #: Published name → ours, by prefix, of PengJune/MSDRA.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from medfuse.fusion.networks.autoencoder import AutoEncoder
 from medfuse.fusion.networks.pooling import CHANNELS, coarse, enlarged, pooled
 
 
@@ -37,7 +38,7 @@ class PyramidAttention(nn.Module):
         return result
 
 
-class Msrpan(nn.Module):
+class Msrpan(AutoEncoder):
     """The whole network; any image size. One pyramid block is applied three times."""
 
     def __init__(self) -> None:
@@ -57,15 +58,6 @@ class Msrpan(nn.Module):
         deep = self.pyramid(self.pyramid(self.pyramid(shallow)))
         features: Tensor = coarse(x) * deep + x
         return features
-
-    def decode(self, features: Tensor) -> Tensor:
-        """Features (N, 64, H, W) to (N, 1, H, W), not clamped."""
-        image: Tensor = self.decoder(features)
-        return image
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Reconstruct (N, 1, H, W): what the network is trained to do."""
-        return self.decode(self.encode(image))
 
 
 #: Published name → ours, by prefix, of jeffsonfu/MSRPAN. Its other tensors take no part in the result.
