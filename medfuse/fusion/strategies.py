@@ -68,9 +68,10 @@ STRATEGIES: dict[str, Strategy] = {
 def largest_nuclear_norm(maps: Tensor) -> Tensor:
     """The largest nuclear norm among C matrices, without decomposing most of them; the value is exact.
 
-    A matrix A is split into u(Aᵀu)ᵀ, u a unit vector near its first singular one (power iteration), and the rest R. By
-    the triangle inequality its nuclear norm is at most ‖Aᵀu‖ + √r·‖R‖, with r = min(H, W) and the Frobenius norm of R.
-    Matrices are decomposed in the order of that bound, until the next bound is no larger than the largest norm found.
+    A matrix A is split into QQᵀA, with Q an orthonormal basis near its first singular vectors (subspace iteration), and
+    the rest R. By the triangle inequality its nuclear norm is at most that of the small matrix QᵀA plus √r·‖R‖, with
+    r = min(H, W) and the Frobenius norm of R. Matrices are decomposed in the order of that bound, until the next bound
+    is no larger than the largest norm found.
 
     Args:
         maps: (C, H, W).
@@ -87,12 +88,14 @@ def largest_nuclear_norm(maps: Tensor) -> Tensor:
     return best
 
 
-def _upper_bound(maps: Tensor, rounds: int = 3) -> Tensor:
+def _upper_bound(maps: Tensor, rank: int = 16, rounds: int = 2) -> Tensor:
     """An upper bound of the nuclear norm of each of C matrices, shape (C,)."""
-    right = maps.mean(dim=1)[..., None]
+    height, width = maps.shape[-2:]
+    start = torch.randn(width, min(rank, height, width), generator=torch.Generator().manual_seed(0))
+    right = start.to(maps).expand(len(maps), -1, -1)
     for _ in range(rounds):
-        left = torch.nn.functional.normalize(maps @ right, dim=1)
-        right = maps.mT @ left
-    rest = torch.linalg.matrix_norm(torch.baddbmm(maps, left, right.mT, alpha=-1))
-    bound: Tensor = torch.linalg.vector_norm(right, dim=(1, 2)) + min(maps.shape[-2:]) ** 0.5 * rest
+        basis = torch.linalg.qr(maps @ right).Q
+        right = maps.mT @ basis
+    rest = torch.linalg.matrix_norm(torch.baddbmm(maps, basis, right.mT, alpha=-1))
+    bound: Tensor = torch.linalg.svdvals(right).sum(dim=-1) + min(height, width) ** 0.5 * rest
     return bound * (1 + 1e-4)  # rounding
