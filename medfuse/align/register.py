@@ -111,10 +111,10 @@ def register(fixed: Volume, moving: Volume, kind: str = "rigid", progress: Progr
     for volume, image in zip((fixed, moving), coarse, strict=True):
         _check_size(volume.grid, image.GetNumberOfPixels())
     name, transform = _best(coarse, starts, coarsest, tick)
+    pyramid = [(level, (_at_resolution(images[0], level), _at_resolution(images[1], level))) for level in finer]
     for model in KINDS[: KINDS.index(kind) + 1]:
         transform = _as_affine(transform) if model == "affine" else transform
-        for level in finer:
-            fine = _at_resolution(images[0], level), _at_resolution(images[1], level)
+        for level, fine in pyramid:
             transform = _refined(fine, transform, level)
             tick()
     linear = Transform.from_itk(transform)
