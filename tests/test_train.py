@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 from dataclasses import replace
 from importlib import resources
@@ -16,10 +18,11 @@ from PIL import Image
 from medfuse.errors import InputError, OutputError
 from medfuse.fusion.networks.dilran import Dilran
 from medfuse.fusion.weights import read_weights
+from medfuse.io.pictures import read_picture
 from medfuse.train import Config, read_config, train
-from medfuse.train.images import case_of, read_images, read_luminance
-from medfuse.train.loop import crops, psnr_of
-from medfuse.train.losses import LOSSES
+from medfuse.train.images import Images, case_of, crops, read_images
+from medfuse.train.losses import gradient, l2
+from medfuse.train.tasks import psnr_of
 
 SHIPPED_CONFIG = Path(str(resources.files("medfuse").joinpath("models", "dilran.yaml")))
 CONFIG = Config(
@@ -27,6 +30,7 @@ CONFIG = Config(
     sets=("grey", "color"),
     validation_cases=("7", "12"),
     losses={"l2": 1.0, "gradient": 0.2},
+    report_every=5,
     crop=32,
     batch=2,
     steps=12,
@@ -57,6 +61,15 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def images_of(data: Path, cases: tuple[str, ...] = CONFIG.validation_cases) -> Images:
+    return read_images(data, CONFIG.sets, cases, CONFIG.case)
+
+
+def read_log(out: Path) -> list[dict[str, float]]:
+    with (out / "log.csv").open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
 def written(config: dict[str, object], path: Path) -> Path:
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
@@ -69,18 +82,26 @@ def shipped() -> dict[str, object]:
 
 def test_it_learns_and_its_weights_load_back(data: Path, tmp_path: Path, device: str) -> None:
     out = tmp_path / "runs" / "first"
-    report = train(replace(CONFIG, steps=30), data, out, device, report_every=5)
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    figures = train(replace(CONFIG, steps=30), data, out, device)
+    log = read_log(out)
     assert [entry["step"] for entry in log] == [5, 10, 15, 20, 25, 30]
-    assert log[-1] == report
-    assert report["loss"] < log[0]["loss"] / 3
-    assert report["psnr"] > log[0]["psnr"] + 3
-    assert report["worst_psnr"] <= report["psnr"]
+    assert log[-1]["loss"] < log[0]["loss"] / 3
+    assert log[-1]["score"] > log[0]["score"] + 3
+    assert figures["lowest"] <= figures["score"] == pytest.approx(max(entry["score"] for entry in log), abs=0.05)
     network = Dilran()
     read_weights(network, "dilran", out / "dilran.safetensors")
-    images = read_images(data, CONFIG.sets, CONFIG.validation_cases)
-    assert psnr_of(network, images.validation).mean().item() == pytest.approx(report["psnr"], abs=0.05)
-    assert sorted(path.name for path in out.iterdir()) == ["dilran.safetensors", "log.jsonl"]
+    images = images_of(data)
+    assert psnr_of(network, images.validation).mean().item() == pytest.approx(figures["score"], abs=0.05)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoint.pt",
+        "dilran.safetensors",
+        "log.csv",
+        "training.json",
+    ]
+    made = json.loads((out / "training.json").read_text(encoding="utf-8"))
+    assert made["figures"] == figures
+    assert made["images"] == {"training": 4, "validation": 4}
+    assert made["weights_sha256"] == hashlib.sha256((out / "dilran.safetensors").read_bytes()).hexdigest()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(data: Path, tmp_path: Path) -> None:
@@ -102,10 +123,11 @@ def test_statistics_are_frozen_when_the_config_says(data: Path, tmp_path: Path) 
 
 
 def test_validation_cases_are_never_in_training(data: Path) -> None:
-    images = read_images(data, CONFIG.sets, CONFIG.validation_cases)
+    images = images_of(data)
     assert (len(images.training), len(images.validation)) == (4, 4)
-    expected = [read_luminance(data / name / f"300{index}.png") for name in CONFIG.sets for index in (1, 2)]
-    assert all(torch.equal(*pair) for pair in zip(images.training, expected, strict=True))
+    expected = [read_picture(data / name / f"300{index}.png") for name in CONFIG.sets for index in (1, 2)]
+    for image, picture in zip(images.training, expected, strict=True):
+        np.testing.assert_array_equal(image[0], picture.luminance)
     for image in images.validation:
         assert not any(torch.equal(image, trained) for trained in images.training)
 
@@ -114,26 +136,19 @@ def test_a_case_is_held_out_whole_however_its_name_begins(data: Path) -> None:
     """Case 1 is not a part of case 12, nor case 2."""
     for case in ("1", "2"):
         with pytest.raises(InputError, match=f"expected images of every validation case, found none of {case}"):
-            read_images(data, CONFIG.sets, (case,))
+            images_of(data, (case,))
 
 
 def test_the_shipped_config_holds_out_cases_that_there_are(shared: Path) -> None:
     config = read_config(SHIPPED_CONFIG)
-    cases = {name: [case_of(path) for path in (shared / "wba" / name).glob("*.png")] for name in config.sets}
+    cases = {
+        name: [case_of(path, config.case) for path in (shared / "wba" / name).glob("*.png")] for name in config.sets
+    }
     assert all(cases.values())
     held_out = [case for found in cases.values() for case in found if case in config.validation_cases]
     assert set(held_out) == set(config.validation_cases)
     assert len(held_out) == 324  # what the model card says
     assert sum(map(len, cases.values())) - len(held_out) == 1152
-
-
-def test_an_image_is_read_as_its_luma(tmp_path: Path) -> None:
-    rgb = np.random.default_rng(1).integers(0, 256, (9, 7, 3), np.uint8)
-    Image.fromarray(rgb).save(tmp_path / "1001.png")
-    luma = read_luminance(tmp_path / "1001.png")
-    assert luma.shape == (1, 9, 7)
-    np.testing.assert_allclose(luma[0], rgb @ np.array([0.299, 0.587, 0.114]) / 255, atol=0.6 / 255)
-    np.testing.assert_array_equal(luma[0], np.asarray(Image.fromarray(rgb).convert("L"), np.float32) / 255)
 
 
 def test_crops_are_parts_of_the_images_some_mirrored() -> None:
@@ -152,13 +167,13 @@ def test_crops_are_parts_of_the_images_some_mirrored() -> None:
 
 def test_losses_are_zero_for_what_is_alike_and_see_what_they_should() -> None:
     image = torch.rand((2, 1, 8, 9), generator=torch.Generator().manual_seed(1))
-    for loss in LOSSES.values():
+    for loss in (l2, gradient):
         assert loss(image, image) == 0
         assert loss(image + 0.1 * torch.rand_like(image), image) > 0
-    assert LOSSES["l2"](image + 0.5, image).item() == pytest.approx(0.25)
-    assert LOSSES["gradient"](image + 0.5, image).item() == pytest.approx(0, abs=1e-9)
+    assert l2(image + 0.5, image).item() == pytest.approx(0.25)
+    assert gradient(image + 0.5, image).item() == pytest.approx(0, abs=1e-9)
     ramp = torch.arange(9.0).expand(1, 1, 8, 9)
-    assert LOSSES["gradient"](ramp, torch.zeros_like(ramp)).item() == pytest.approx(0.5)  # mean of 1 along, 0 across
+    assert gradient(ramp, torch.zeros_like(ramp)).item() == pytest.approx(0.5)  # mean of 1 along, 0 across
 
 
 def test_psnr_is_that_of_scikit_image() -> None:
@@ -193,7 +208,7 @@ def test_the_shipped_config_is_read() -> None:
         ({"learning_rate": "fast"}, "could not convert string to float: 'fast'"),
         ({"learning_rate": None}, "expected other values in .*NoneType"),
         ({"losses": ["l2"]}, "expected other values in"),
-        ({"losses": {}}, "out of range: losses"),
+        ({"losses": {"l2": 0}}, "out of range: losses"),
         ({"losses": {"l2": float("nan")}}, "out of range: losses"),
         ({"sets": []}, "out of range: sets"),
         ({"validation_cases": []}, "out of range: validation_cases"),
@@ -203,6 +218,15 @@ def test_the_shipped_config_is_read() -> None:
         ({"learning_rate": float("inf")}, "out of range: learning_rate"),
         ({"freeze_statistics_after": 1.5}, "out of range: freeze_statistics_after"),
         ({"seed": -1}, "out of range: seed"),
+        ({"sets": ["../elsewhere"]}, "out of range: sets"),
+        ({"sets": ["/elsewhere"]}, "out of range: sets"),
+        ({"case": ".*"}, "out of range: case"),
+        ({"case": "("}, "out of range: case"),
+        ({"case": 3}, "expected a text, found 3"),
+        ({"precision": "float8"}, "out of range: precision"),
+        ({"clip_norm": 0, "report_every": 0}, "out of range: clip_norm, report_every"),
+        ({"validation_images": 0}, "out of range: validation_images"),
+        ({"patience": 0}, "out of range: patience"),
     ],
 )
 def test_values_that_make_no_training_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -236,11 +260,13 @@ def test_files_that_are_no_config_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sets": ("grey", "absent")}, "expected images in the folder absent of the training data, found none"),
+        ({"sets": ("grey", "absent")}, "expected images or volumes under absent in the training data, found none"),
         ({"validation_cases": ("7", "99")}, "expected images of every validation case, found none of 99"),
         ({"validation_cases": ("3", "7", "12")}, "expected images on both sides of the split, found 0 and 8"),
-        ({"losses": {"l2": 1.0, "beauty": 1.0}}, "expected known losses and network, found beauty"),
-        ({"network": "resnet"}, "expected known losses and network, found resnet"),
+        ({"losses": {"l2": 1.0, "beauty": 1.0}}, "expected losses of l2, gradient, perceptual, found beauty"),
+        ({"network": "resnet"}, "expected a network of dilran, .*siamese, found resnet"),
+        ({"losses": {}}, "expected losses of l2, gradient, perceptual, found none"),
+        ({"losses": {"perceptual": 1.0}}, "expected weights of VGG19 for the perceptual loss, found none"),
         ({"crop": 38}, "expected training images of at least 38 pixels a side, found one of 37"),
     ],
 )
@@ -256,22 +282,24 @@ def test_images_that_cannot_be_used_are_refused(data: Path) -> None:
     odd = data / "grey" / "3003.png"
     odd.write_text("no image")
     with pytest.raises(InputError, match=r"expected an image, cannot read 3003\.png"):
-        read_images(data, CONFIG.sets, CONFIG.validation_cases)
+        images_of(data)
     Image.fromarray(blob(1)).save(odd)
     odd.write_bytes(odd.read_bytes()[:120])
     with pytest.raises(InputError, match=r"expected an image, cannot read 3003\.png"):
-        read_images(data, CONFIG.sets, CONFIG.validation_cases)
+        images_of(data)
     Image.fromarray(blob(1).astype(np.uint16) * 200).save(odd)
-    with pytest.raises(InputError, match=r"expected an image of 8 bits a channel, found mode I;16 in 3003\.png"):
-        read_images(data, CONFIG.sets, CONFIG.validation_cases)
+    with pytest.raises(
+        InputError, match=r"8 bits a channel, grey or RGB, found mode I;16 in 3003\.png"
+    ):
+        images_of(data)
 
 
 @pytest.mark.parametrize("name", ["slice.png", "001.png", "3_12.png", "12.png"])
 def test_an_image_whose_name_gives_no_case_is_refused(data: Path, name: str) -> None:
     """It could be of a validation case."""
     Image.fromarray(blob(1)).save(data / "grey" / name)
-    with pytest.raises(InputError, match=f"named by its case and three digits for its slice, found {name}"):
-        read_images(data, CONFIG.sets, CONFIG.validation_cases)
+    with pytest.raises(InputError, match=f"expected a name that gives the case by the pattern .*, found {name}"):
+        images_of(data)
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_training(data: Path, tmp_path: Path) -> None:

@@ -9,17 +9,21 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json
-from medfuse.cli.options import As_json, Out
+from medfuse.cli.options import As_json, Out, Overwrite
 
 
 def train(
     config: Annotated[Path, typer.Argument(help="The training's YAML file.")],
-    data: Annotated[Path, typer.Option(help="Folder that holds the sets of images named in it.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the images and volumes named in it.")],
     out: Out,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    vgg: Annotated[Path | None, typer.Option(help="Weights of VGG19, for the perceptual loss.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the log for TensorBoard too.")] = False,
+    overwrite: Overwrite = False,
     as_json: As_json = False,
 ) -> None:
-    """Train a network, and write its weights and log."""
+    """Train a network, and write its weights and logs. Under torchrun, on several GPUs."""
     from medfuse.cli.console import usage_errors
     from medfuse.fusion import choose_device
     from medfuse.train import read_config
@@ -27,10 +31,19 @@ def train(
 
     if not as_json:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
+    read = read_config(config)
     with usage_errors():
-        chosen = choose_device(device)
-    report = run(read_config(config), data, out, str(chosen))
+        figures = run(
+            read,
+            data,
+            out,
+            choose_device(device),
+            vgg=vgg,
+            resume=resume,
+            overwrite=overwrite,
+            tensorboard=tensorboard,
+        )
     if as_json:
-        print_json(report)
-        return
-    typer.echo(f"written: {out}")
+        print_json(figures)
+    elif figures:
+        typer.echo(f"written: {out}")

@@ -12,9 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medfuse.fusion.networks import COMPILED, NETWORKS
+from medfuse.fusion.networks import COMPILED, FEATURES, NETWORKS
+from medfuse.fusion.rules import ShearletCnn, ZeroLearning, guided_filter_fusion, laplacian_pyramid
 from medfuse.fusion.strategies import STRATEGIES
 from medfuse.fusion.weights import SHIPPED, read_weights
+
+#: (structural, functional) to fused.
+Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,40 +29,72 @@ class Entry:
         summary: What it does, in one line.
         reference: Where it comes from.
         strategies: Names `--strategy` accepts, default first; empty where there is nothing to choose.
+        network: The network whose weights it needs; None for a rule that has none.
     """
 
     summary: str
     reference: str
     strategies: tuple[str, ...] = ()
+    network: str | None = None
 
 
 METHODS = {
     "dilran": Entry(
         "Dilated residual attention network; features merged by a strategy",
         "Zhou, Xu and Zhang, arXiv 2212.04661",
-        ("nuclear", "average", "maximum"),
+        ("nuclear", "nuclear-mean", "nuclear-sum", "average", "maximum"),
+        "dilran",
+    ),
+    "eh-dran": Entry(
+        "DILRAN with an edge-enhancing branch",
+        "Zhou, Zhang, Xu, Wang and Khalvati, BIBM 2024, arXiv 2411.11799",
+        ("nuclear", "nuclear-mean", "nuclear-sum", "average", "maximum"),
+        "eh-dran",
     ),
     "msrpan": Entry(
-        "Multi-scale residual pyramid attention network; needs --weights",
+        "Multi-scale residual pyramid attention network",
         "Fu, Li, Du and Huang, Biomed. Signal Process. Control 66, 2021",
         ("energy", "average", "maximum"),
+        "msrpan",
     ),
     "msdra": Entry(
-        "Multi-scale double-branch residual attention network; needs --weights",
+        "Multi-scale double-branch residual attention network",
         "Li, Peng, Fu, Huang and Chen, Comput. Biol. Med. 141, 2022",
         ("ratio", "average", "maximum"),
+        "msdra",
+    ),
+    "zero-learning": Entry(
+        "Base by saliency, detail by features of VGG19; needs --weights of VGG19",
+        "Lahoud and Süsstrunk, arXiv 1905.03590",
+        network="vgg19",
+    ),
+    "shearlet-cnn": Entry(
+        "Shearlet sub-bands, compared by the features of a Siamese network",
+        "Hermessi, Mourali and Zagrouba, Neural Comput. Appl. 30, 2018",
+        network="siamese",
+    ),
+    "laplacian": Entry(
+        "Laplacian pyramid; detail by the larger value", "Burt and Adelson, IEEE Trans. Commun. 31, 1983"
+    ),
+    "guided-filter": Entry(
+        "Base and detail, weighted by saliency that a guided filter refines", "Li, Kang and Hu, IEEE TIP 22, 2013"
     ),
     "average": Entry("The mean of the two, pixel by pixel", "baseline"),
     "maximum": Entry("The larger of the two, pixel by pixel", "baseline"),
 }
 
 #: The methods that run as they come; the others need `weights`.
-READY = tuple(name for name in METHODS if name not in NETWORKS or name in SHIPPED)
+READY = tuple(name for name, entry in METHODS.items() if entry.network is None or entry.network in SHIPPED)
 
-PIXEL_RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+RULES: dict[str, Rule] = {
+    "laplacian": laplacian_pyramid,
+    "guided-filter": guided_filter_fusion,
     "average": lambda structural, functional: (structural + functional) / 2,
     "maximum": torch.maximum,
 }
+
+#: The rules that look through the features of a network, and are made with it.
+FEATURE_RULES: dict[str, Callable[..., Rule]] = {"zero-learning": ZeroLearning, "shearlet-cnn": ShearletCnn}
 
 
 class Method:
@@ -91,26 +127,27 @@ class Method:
         if strategy is not None and strategy not in offered:
             expected = f"a strategy of {', '.join(offered)}" if offered else "no strategy"
             raise ValueError(f"expected {expected} for {name}, got {strategy!r}")
-        if weights is not None and name not in NETWORKS:
+        if weights is not None and METHODS[name].network is None:
             raise ValueError(f"{name} has no weights to replace")
         self.name = name
         self.strategy = strategy or (offered[0] if offered else None)
         self.weights_sha256: str | None = None
-        self._run = PIXEL_RULES[name] if name in PIXEL_RULES else self._prepared_network(weights, device)
+        self._run = RULES[name] if name in RULES else self._prepared(METHODS[name].network or "", weights, device)
 
     def __call__(self, structural: Tensor, functional: Tensor) -> Tensor:
         """Fuse two batches (N, 1, H, W) in [0, 1] into one, clamped to [0, 1]."""
         with torch.inference_mode():
             return self._run(structural, functional).clamp(0, 1)
 
-    def _prepared_network(self, weights: Path | None, device: torch.device | str) -> Callable[[Tensor, Tensor], Tensor]:
-        module = NETWORKS[self.name]()
-        self.weights_sha256 = read_weights(module, self.name, weights)
-        compiled = COMPILED[self.name](module.eval()) if self.name in COMPILED else module
-        network = compiled.eval().to(device)
+    def _prepared(self, network: str, weights: Path | None, device: torch.device | str) -> Rule:
+        """The rule of a method that has a network, with its weights read."""
+        if network in FEATURES:
+            features = FEATURES[network]()
+            self.weights_sha256 = read_weights(features, network, weights)
+            return FEATURE_RULES[self.name](features.eval().to(device))
+        module = NETWORKS[network]()
+        self.weights_sha256 = read_weights(module, network, weights)
+        compiled = COMPILED[network](module.eval()) if network in COMPILED else module
+        coder = compiled.eval().to(device)
         merge = STRATEGIES[self.strategy or ""]
-
-        def run(structural: Tensor, functional: Tensor) -> Tensor:
-            return network.decode(merge(network.encode(structural), network.encode(functional)))
-
-        return run
+        return lambda structural, functional: coder.decode(merge(coder.encode(structural), coder.encode(functional)))

@@ -19,8 +19,23 @@ def nuclear(structural: Tensor, functional: Tensor) -> Tensor:
     The features become a distribution over channels (softmax); each channel's H×W map has a nuclear norm, the sum of
     its singular values; a source's activity is the largest of them, squared; its weight is its share of the two.
     """
+    return _weighted_by(largest_nuclear_norm, structural, functional)
+
+
+def nuclear_mean(structural: Tensor, functional: Tensor) -> Tensor:
+    """As `nuclear`, with the mean of the channels' norms in place of the largest."""
+    return _weighted_by(lambda maps: nuclear_norms(maps).mean(), structural, functional)
+
+
+def nuclear_sum(structural: Tensor, functional: Tensor) -> Tensor:
+    """As `nuclear`, with the sum of the channels' norms; the shares are those of `nuclear_mean`."""
+    return _weighted_by(lambda maps: nuclear_norms(maps).sum(), structural, functional)
+
+
+def _weighted_by(activity_of: Callable[[Tensor], Tensor], structural: Tensor, functional: Tensor) -> Tensor:
+    """Each slice of a source weighted by its share of the two squared activities; `activity_of` takes (C, H, W)."""
     activity = [
-        torch.stack([largest_nuclear_norm(maps) for maps in features.softmax(dim=1)]).square()
+        torch.stack([activity_of(maps) for maps in features.softmax(dim=1)]).square()
         for features in (structural, functional)
     ]
     weight = (activity[0] / (activity[0] + activity[1])).to(structural.dtype)[:, None, None, None]
@@ -58,11 +73,19 @@ def ratio(structural: Tensor, functional: Tensor) -> Tensor:
 #: By the name that `--strategy` takes.
 STRATEGIES: dict[str, Strategy] = {
     "nuclear": nuclear,
+    "nuclear-mean": nuclear_mean,
+    "nuclear-sum": nuclear_sum,
     "energy": energy,
     "ratio": ratio,
     "average": average,
     "maximum": maximum,
 }
+
+
+def nuclear_norms(maps: Tensor) -> Tensor:
+    """The sum of the singular values of each of C matrices, (C, H, W) to (C,)."""
+    norms: Tensor = torch.linalg.svdvals(maps.cpu()).sum(dim=-1).to(maps.device)
+    return norms
 
 
 def largest_nuclear_norm(maps: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Only safetensors files are read, which hold numbers and no code. `convert` makes
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from importlib import resources
 from pathlib import Path
 
@@ -16,9 +17,14 @@ from torch import Tensor, nn
 
 from medfuse.errors import WeightsError
 from medfuse.fusion.networks import NETWORKS, dilran, msdra, msrpan
+from medfuse.fusion.networks.vgg import convert_vgg19
 
 #: SHA-256 of each file of weights in medfuse/models.
 SHIPPED = {"dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64"}
+
+#: Weights smaller than this are read as 0. They leave no trace in float32, but products of two of them are subnormal
+#: numbers, with which a CPU computes some thirty times more slowly; the published weights of MSRPAN are full of them.
+NEGLIGIBLE = 1e-18
 
 #: Per network: the prefixes of its published tensors → ours.
 PUBLISHED = {
@@ -26,6 +32,11 @@ PUBLISHED = {
     "msrpan": msrpan.PUBLISHED_NAMES,
     "msdra": msdra.PUBLISHED_NAMES,
 }
+#: The networks whose published weights can be converted.
+CONVERTIBLE = (*PUBLISHED, "vgg19")
+
+#: Where torchvision publishes VGG19; the end of its name is the beginning of its SHA-256.
+VGG19_ADDRESS = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 
 
 def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str:
@@ -43,7 +54,8 @@ def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str
     if path is None and name not in SHIPPED:
         raise WeightsError(
             f"expected weights of {name}, found none: medfuse ships those of {', '.join(SHIPPED)} only",
-            f"Convert published ones (medfuse weights convert --network {name}) and give them with --weights",
+            "Make them with `medfuse weights download` (VGG19), `medfuse weights convert` or `medfuse train`, and give "
+            "them with --weights",
         )
     file = path or resources.files("medfuse").joinpath("models", f"{name}.safetensors")
     try:
@@ -60,7 +72,7 @@ def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str
             "Install medfuse again",
         )
     try:
-        tensors = load(content)
+        tensors = {key: _without_negligible(tensor) for key, tensor in load(content).items()}
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(
@@ -72,17 +84,23 @@ def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str
     return digest
 
 
+def _without_negligible(tensor: Tensor) -> Tensor:
+    return torch.where(tensor.abs() < NEGLIGIBLE, 0, tensor)
+
+
 def convert(name: str, checkpoint: Path) -> dict[str, Tensor]:
     """The tensors of a published checkpoint under medfuse's names; those that take no part in the result are dropped.
 
     Args:
-        name: A key of `PUBLISHED`.
+        name: One of `CONVERTIBLE`.
         checkpoint: The `.pt` as published (read without running any code in it, wherever it was saved) or the same as
-            safetensors.
+            safetensors; of VGG19 what `convert_vgg19` takes.
 
     Raises:
         WeightsError: The file cannot be read, or does not hold that network.
     """
+    if name == "vgg19":
+        return convert_vgg19(checkpoint)
     published = _read_checkpoint(name, checkpoint)
     names = PUBLISHED[name]
     tensors = {
@@ -101,6 +119,27 @@ def convert(name: str, checkpoint: Path) -> dict[str, Tensor]:
             "Check that the checkpoint is of this network",
         )
     return tensors
+
+
+def download_vgg19(address: str = VGG19_ADDRESS) -> dict[str, Tensor]:
+    """VGG19 as torchvision publishes it (548 MB), checked against the hash in its name, as `convert` returns it.
+
+    Args:
+        address: Of a `.pth` whose name ends in a dash and the first digits of its SHA-256.
+
+    Raises:
+        WeightsError: It cannot be fetched, or is not what was published.
+    """
+    with tempfile.TemporaryDirectory(prefix="medfuse-") as folder:
+        file = Path(folder, "vgg19.pth")
+        try:
+            torch.hub.download_url_to_file(address, str(file), hash_prefix=Path(address).stem.rpartition("-")[2])
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                "expected the published weights of vgg19, could not fetch them from where torchvision keeps them",
+                "Fetch the file elsewhere, and give it to: medfuse weights convert --network vgg19",
+            ) from error
+        return convert_vgg19(file)
 
 
 def _read_checkpoint(name: str, checkpoint: Path) -> dict[str, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -11,51 +13,74 @@ import yaml
 
 from medfuse.errors import InputError
 
+PRECISIONS = ("float32", "bfloat16", "float16")
+
 
 @dataclass(frozen=True)
 class Config:
-    """One training, whole; the YAML file has these keys.
+    """One training, whole; the YAML file has these keys, of which those with a default may be left out.
 
     Args:
         network: Name of the network.
-        sets: Folders of images below the data folder; each image is reconstructed from itself.
-        validation_cases: Cases kept out of training in every set. An image's case is its file name without the last
-            three digits, as the Whole Brain Atlas pairs are named.
-        losses: Weight of each loss: "l2", "gradient".
+        sets: What to read below the data folder: folders of 2-D images, or patterns such as `*/pet` and `*/mr.nii.gz`
+            of images, folders of images and volumes. Both members of a pair serve, each by itself.
+        validation_cases: Cases kept out of training in every set.
+        case: Regular expression whose first group is the case in the path of an image or volume below the data folder,
+            without suffixes. The default fits the Whole Brain Atlas: the file name without its last three digits.
+        losses: Weight of each loss: "l2", "gradient", "perceptual". A network that is not trained to reconstruct has
+            its own, and takes none.
         crop: Side of the training crops, pixels, at least 2.
-        batch: Crops per step.
+        batch: Crops per step, over all processes.
         steps: Optimiser steps.
         learning_rate: Peak of a one-cycle schedule (Adam).
         freeze_statistics_after: Share of the steps after which batch norm keeps its running statistics, as it will
             when the network is used; the rest of the training adapts to them.
         seed: Of initial weights, crops and order.
+        clip_norm: Gradients longer than this are shortened to it.
+        precision: Of the forward pass: "float32", "bfloat16", or on CUDA "float16".
+        report_every: Steps between two reports; each writes the weights, the log and a checkpoint.
+        validation_images: Images of the validation cases that a report looks at, spread evenly; the final figures are
+            of all of them.
+        patience: Reports without a better score after which to stop; None to take all steps.
 
     Raises:
-        ValueError: A number is out of its range, or a list is empty.
+        ValueError: A value is out of its range, or a list is empty.
     """
 
     network: str
     sets: tuple[str, ...]
     validation_cases: tuple[str, ...]
-    losses: dict[str, float]
     crop: int
     batch: int
     steps: int
     learning_rate: float
     freeze_statistics_after: float
     seed: int
+    case: str = r"(?:.*/)?([^/]+)\d{3}"
+    losses: dict[str, float] = field(default_factory=dict)
+    clip_norm: float = 1.0
+    precision: str = "float32"
+    report_every: int = 100
+    validation_images: int = 32
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         fine = {
-            "sets": bool(self.sets),
+            "sets": bool(self.sets) and all(_is_below(pattern) for pattern in self.sets),
             "validation_cases": bool(self.validation_cases),
-            "losses": bool(self.losses) and all(isfinite(weight) for weight in self.losses.values()),
+            "case": _has_group(self.case),
+            "losses": all(isfinite(weight) and weight > 0 for weight in self.losses.values()),
             "crop": self.crop >= 2,
             "batch": self.batch >= 1,
             "steps": self.steps >= 1,
             "learning_rate": isfinite(self.learning_rate) and self.learning_rate > 0,
             "freeze_statistics_after": 0 <= self.freeze_statistics_after <= 1,
             "seed": self.seed >= 0,
+            "clip_norm": self.clip_norm > 0,
+            "precision": self.precision in PRECISIONS,
+            "report_every": self.report_every >= 1,
+            "validation_images": self.validation_images >= 1,
+            "patience": self.patience is None or self.patience >= 1,
         }
         wrong = [name for name, within in fine.items() if not within]
         if wrong:
@@ -72,26 +97,15 @@ def read_config(path: Path) -> Config:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"expected a training's YAML file, cannot read {path.name}") from error
-    known = {field.name for field in fields(Config)}
     found = set(content) if isinstance(content, dict) else set()
-    if found != known:
+    if not _REQUIRED <= found <= _READ.keys():
         raise InputError(
-            f"expected the keys {', '.join(sorted(known))} in {path.name}, found "
+            f"expected the keys {', '.join(sorted(_REQUIRED))} and perhaps "
+            f"{', '.join(sorted(_READ.keys() - _REQUIRED))} in {path.name}, found "
             f"{', '.join(sorted(str(key) for key in found)) or 'none'}"
         )
     try:
-        return Config(
-            network=str(content["network"]),
-            sets=_texts(content["sets"]),
-            validation_cases=_texts(content["validation_cases"]),
-            losses={str(name): float(weight) for name, weight in content["losses"].items()},
-            crop=_whole(content["crop"]),
-            batch=_whole(content["batch"]),
-            steps=_whole(content["steps"]),
-            learning_rate=float(content["learning_rate"]),
-            freeze_statistics_after=float(content["freeze_statistics_after"]),
-            seed=_whole(content["seed"]),
-        )
+        return Config(**{name: _READ[name](value) for name, value in content.items()})
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"expected other values in {path.name}: {error}", "See medfuse/models/dilran.yaml") from error
 
@@ -103,8 +117,57 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(str(item) for item in value)
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, found {value!r}")
+    return value
+
+
 def _whole(value: Any) -> int:
     """A whole number as it is; 2.5, "2" and true are refused rather than rounded or read as something else."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"expected a whole number, found {value!r}")
     return value
+
+
+def _weights(value: Any) -> dict[str, float]:
+    return {str(name): float(weight) for name, weight in value.items()}
+
+
+def _whole_or_none(value: Any) -> int | None:
+    return None if value is None else _whole(value)
+
+
+def _is_below(pattern: str) -> bool:
+    """Whether a pattern stays inside the data folder."""
+    parts = Path(pattern).parts
+    return bool(parts) and ".." not in parts and not Path(pattern).is_absolute()
+
+
+def _has_group(expression: str) -> bool:
+    try:
+        return re.compile(expression).groups >= 1
+    except re.error:
+        return False
+
+
+#: How the value of each key is read.
+_READ: dict[str, Callable[[Any], Any]] = {
+    "network": _text,
+    "sets": _texts,
+    "validation_cases": _texts,
+    "case": _text,
+    "losses": _weights,
+    "crop": _whole,
+    "batch": _whole,
+    "steps": _whole,
+    "learning_rate": float,
+    "freeze_statistics_after": float,
+    "seed": _whole,
+    "clip_norm": float,
+    "precision": _text,
+    "report_every": _whole,
+    "validation_images": _whole,
+    "patience": _whole_or_none,
+}
+_REQUIRED = {one.name for one in fields(Config) if one.default is MISSING and one.default_factory is MISSING}

@@ -1,20 +1,23 @@
-"""Images to train on: 2-D files whose name says the case, split by case."""
+"""Images to train on: 2-D pictures and slices of volumes, split by case."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from medfuse.errors import InputError
+from medfuse.fusion.display import display_of
+from medfuse.io.pictures import SUFFIXES, is_picture, read_picture
+from medfuse.volume import Modality
 
-#: Pillow's modes of 8 bits and less; deeper ones would be cut off at 255.
-MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
-SUFFIXES = {".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg"}
+#: A slice whose luminances lie closer together than this shows nothing, and is left out.
+LEAST_CONTRAST = 0.1
 
 
 @dataclass(frozen=True)
@@ -25,43 +28,14 @@ class Images:
     validation: tuple[Tensor, ...]
 
 
-def case_of(path: Path) -> str:
-    """The case an image belongs to: its name without the last three digits, which are the slice.
-
-    Raises:
-        InputError: The name does not end in three digits after a case.
-
-    >>> case_of(Path("34012.png"))
-    '34'
-    """
-    case, slice_number = path.stem[:-3], path.stem[-3:]
-    if not (case and slice_number.isdecimal()):
-        raise InputError(
-            f"expected an image named by its case and three digits for its slice, found {path.name}",
-            "Name it so, because images are kept out of training by case",
-        )
-    return case
-
-
-def read_luminance(path: Path) -> Tensor:
-    """One image as luminance (1, H, W) in [0, 1]: ITU-R BT.601 luma of colour, rounded to 8 bits; grey as it is.
-
-    Raises:
-        InputError: It cannot be read, or has more than 8 bits a channel.
-    """
-    try:
-        with Image.open(path) as image:
-            mode, grey = image.mode, image.convert("L")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"expected an image, cannot read {path.name}", "Take it out, or replace it") from error
-    if mode not in MODES:
-        raise InputError(f"expected an image of 8 bits a channel, found mode {mode} in {path.name}", "Convert it")
-    pixels = torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8)
-    return pixels.reshape(1, grey.height, grey.width).to(torch.float32) / 255
-
-
-def read_images(folder: Path, sets: Iterable[str], validation_cases: Iterable[str]) -> Images:
+def read_images(folder: Path, sets: Iterable[str], validation_cases: Iterable[str], case: str) -> Images:
     """All images of the sets, split by case so that no patient is on both sides.
+
+    Args:
+        folder: The data folder.
+        sets: Folders or patterns below it, as in `Config`.
+        validation_cases: The cases to keep out of training.
+        case: Regular expression of the case, as in `Config`.
 
     Raises:
         InputError: A set holds no image, an image cannot be used, no image is of a validation case, or none is left for
@@ -72,13 +46,16 @@ def read_images(folder: Path, sets: Iterable[str], validation_cases: Iterable[st
     training: list[Tensor] = []
     validation: list[Tensor] = []
     for name in sets:
-        paths = sorted(path for path in (folder / name).glob("*") if path.suffix.lower() in SUFFIXES)
+        paths = [path for match in sorted(folder.glob(name)) for path in _sources(match)]
         if not paths:
-            raise InputError(f"expected images in the folder {name} of the training data, found none")
+            raise InputError(
+                f"expected images or volumes under {name} in the training data, found none",
+                "Name a folder of images, or a pattern, below the folder given with --data",
+            )
         for path in paths:
-            case = case_of(path)
-            seen.add(case)
-            (validation if case in held_out else training).append(read_luminance(path))
+            found = case_of(path.relative_to(folder), case)
+            seen.add(found)
+            (validation if found in held_out else training).extend(_planes(path))
     if held_out - seen:
         raise InputError(
             f"expected images of every validation case, found none of {', '.join(sorted(held_out - seen))}",
@@ -87,3 +64,57 @@ def read_images(folder: Path, sets: Iterable[str], validation_cases: Iterable[st
     if not training or not validation:
         raise InputError(f"expected images on both sides of the split, found {len(training)} and {len(validation)}")
     return Images(tuple(training), tuple(validation))
+
+
+def case_of(path: Path, case: str) -> str:
+    r"""The case that an image or volume belongs to.
+
+    Args:
+        path: Its path below the data folder.
+        case: Regular expression, matched against the whole path without suffixes; its first group is the case.
+
+    Raises:
+        InputError: The path does not match.
+
+    >>> case_of(Path("mri/34012.png"), r"(?:.*/)?([^/]+)\d{3}")
+    '34'
+    """
+    parts = path.with_name(path.name[: len(path.name) - len("".join(path.suffixes))]) if path.suffix else path
+    found = re.fullmatch(case, parts.as_posix())
+    if not found or not found[1]:
+        raise InputError(
+            f"expected a name that gives the case by the pattern {case}, found {path.name}",
+            "Images are kept out of training by case: rename them, or set `case` in the training's file",
+        )
+    return found[1]
+
+
+def _sources(match: Path) -> list[Path]:
+    """The images of a folder of images, otherwise the image or volume itself."""
+    pictures = sorted(path for path in match.iterdir() if is_picture(path)) if match.is_dir() else []
+    return pictures or [match]
+
+
+def _planes(path: Path) -> Iterator[Tensor]:
+    if path.suffix.lower() in SUFFIXES:
+        yield torch.from_numpy(read_picture(path).luminance)[None]
+        return
+    from medfuse.io.files import read  # the libraries of volumes, which pictures do without
+
+    volume = read(path)
+    display = display_of(volume, functional=volume.modality in (Modality.PT, Modality.NM))
+    for values in volume.array:
+        luminance, _ = display.show(values[None])
+        if np.ptp(luminance) >= LEAST_CONTRAST:
+            yield torch.from_numpy(np.array(luminance, np.float32))
+
+
+def crops(images: tuple[Tensor, ...], count: int, side: int, generator: torch.Generator) -> Tensor:
+    """Random square crops, mirrored at random, (count, 1, side, side)."""
+    chosen = []
+    for index in torch.randint(len(images), (count,), generator=generator).tolist():
+        image = images[index]
+        top, left = (int(torch.randint(size - side + 1, (), generator=generator)) for size in image.shape[-2:])
+        crop = image[:, top : top + side, left : left + side]
+        chosen.append(crop.flip(-1) if torch.rand((), generator=generator) < 0.5 else crop)
+    return torch.stack(chosen)

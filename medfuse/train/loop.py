@@ -1,90 +1,109 @@
-"""The training loop: crops in, weights out, judged on whole images of cases it has not seen."""
+"""The training loop: batches in, weights out, judged on images of cases it has not seen."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import logging
+import platform
 import time
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from medfuse.errors import InputError
-from medfuse.fusion.networks import NETWORKS
+from medfuse.errors import InputError, OutputError
+from medfuse.fusion.networks import TRAINABLE
 from medfuse.fusion.weights import to_bytes
 from medfuse.io.output import whole
 from medfuse.train.config import Config
 from medfuse.train.images import Images, read_images
-from medfuse.train.losses import LOSSES
+from medfuse.train.processes import Process, this_process
+from medfuse.train.state import State, plain
+from medfuse.train.tasks import Task, task_of
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT = "checkpoint.pt"
 
-def train(config: Config, data: Path, out: Path, device: str = "cpu", report_every: int = 100) -> dict[str, float]:
-    """Train a network to reconstruct images, and write its weights and log.
+
+def train(
+    config: Config,
+    data: Path,
+    out: Path,
+    device: torch.device | str = "cpu",
+    *,
+    vgg: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    tensorboard: bool = False,
+) -> dict[str, float]:
+    """Train a network, and write its weights and logs.
+
+    Under `torchrun`, all processes train together and the first writes.
 
     Args:
         config: What to train, and how.
         data: Folder that holds the sets.
-        out: Folder for `<network>.safetensors` and `log.jsonl` (one line a report); made if absent. What an earlier
-            training left there is replaced at the first report.
+        out: Folder for `NETWORK.safetensors` (of the best report), `log.csv` (a line a report), `training.json` (the
+            final figures, and on what they were made) and `checkpoint.pt`; made if absent.
         device: Where to train.
-        report_every: Steps between two reports.
+        vgg: Weights of VGG19, safetensors, for the perceptual loss.
+        resume: Go on from the checkpoint in `out`, or start where there is none.
+        overwrite: Start again, and replace what is in `out`.
+        tensorboard: Write the log for TensorBoard too, to `out/tensorboard`.
 
     Returns:
-        The last report: step, loss, mean and lowest PSNR of the held-out images in dB, seconds.
+        The figures of the weights written, over all images of the validation cases: step, seconds, and those of the
+        task; of a reconstruction "score" and "lowest", the mean and the lowest PSNR in dB.
 
     Raises:
-        InputError: Config and data do not fit together.
-        OutputError: The folder cannot be written to.
+        InputError: Config and data do not fit together, or the checkpoint is of another training.
+        OutputError: The folder holds a training already, or cannot be written to.
+        WeightsError: The weights of VGG19 cannot be used.
+        ValueError: The precision is not for this device, or TensorBoard is not installed.
     """
-    images = _images_for(config, data)
-    _write(out / "log.jsonl", b"")  # refused here rather than at the first report
-    torch.manual_seed(config.seed)
-    network = NETWORKS[config.network]().to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
-    generator = torch.Generator().manual_seed(config.seed)
-    started = time.monotonic()
-    reports: list[dict[str, float]] = []
-    for step in range(1, config.steps + 1):
-        network.train(step <= config.freeze_statistics_after * config.steps)
-        target = crops(images.training, config.batch, config.crop, generator).to(device)
-        result = network(target)
-        loss = torch.stack([weight * LOSSES[name](result, target) for name, weight in config.losses.items()]).sum()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % report_every == 0 or step == config.steps:
-            quality = psnr_of(network, images.validation)
-            reports.append(
-                {
-                    "step": step,
-                    "loss": loss.item(),
-                    "psnr": quality.mean().item(),
-                    "worst_psnr": quality.min().item(),
-                    "seconds": time.monotonic() - started,
-                }
-            )
-            log.info("%s", reports[-1])
-            _write(out / "log.jsonl", "".join(json.dumps(report) + "\n" for report in reports).encode())
-            _write(out / f"{config.network}.safetensors", to_bytes(network.state_dict()))
-    return reports[-1]
-
-
-def _images_for(config: Config, data: Path) -> Images:
-    """The images of a training, once it is sure that they and the config fit together."""
-    unknown = [name for name in config.losses if name not in LOSSES]
-    unknown += [name for name in [config.network] if name not in NETWORKS]
-    if unknown:
-        raise InputError(
-            f"expected known losses and network, found {', '.join(unknown)}",
-            f"Losses are {', '.join(LOSSES)}; networks are {', '.join(NETWORKS)}",
+    device = torch.device(device)
+    if config.precision == "float16" and device.type != "cuda":
+        raise ValueError(f"expected float32 or bfloat16 on {device.type}, got float16")
+    if config.network not in TRAINABLE:
+        raise InputError(f"expected a network of {', '.join(TRAINABLE)}, found {config.network}")
+    checkpoint = out / CHECKPOINT
+    if checkpoint.exists() and not (resume or overwrite):
+        raise OutputError(
+            f"expected a new folder, found a training in {out.name}", "Go on with --resume, or replace it: --overwrite"
         )
-    images = read_images(data, config.sets, config.validation_cases)
+    with this_process(device) as process:
+        task = task_of(config, vgg, process.device)
+        images = _images_for(config, data, process)
+        torch.manual_seed(config.seed)
+        state = State(config, TRAINABLE[config.network]().to(process.device))
+        if resume and checkpoint.exists():
+            state.restore(checkpoint)
+        else:
+            torch.manual_seed(config.seed + process.rank)  # each process drops its own features
+            if process.is_first:
+                _write(checkpoint, state.to_bytes())  # refused here rather than at the first report
+        board = _board(out, state.step) if tensorboard and process.is_first else None
+        try:
+            _run(state, task, images, out, process, board)
+        finally:
+            if board:
+                board.close()
+        return _finish(state, task, images, out, process)
+
+
+def _images_for(config: Config, data: Path, process: Process) -> Images:
+    """The images of a training, once it is sure that they and the config fit together."""
+    if config.batch % process.count:
+        raise InputError(f"expected a batch that {process.count} processes can share, found {config.batch}")
+    images = read_images(data, config.sets, config.validation_cases, config.case)
     smallest = min(min(image.shape[-2:]) for image in images.training)
     if smallest < config.crop:
         raise InputError(
@@ -94,28 +113,109 @@ def _images_for(config: Config, data: Path) -> Images:
     return images
 
 
+def _run(state: State, task: Task, images: Images, out: Path, process: Process, board: SummaryWriter | None) -> None:
+    """Take steps until the training is over; report, and write everything down, at every report."""
+    config, network = state.config, process.joined(state.network)
+    watched = _spread(images.validation, config.validation_images)
+    started = time.monotonic() - state.seconds
+    while not process.agreed(state.is_over):
+        state.step += 1
+        loss, norm = _step(state, task, network, process.share(task.batch(images.training, state.generator)))
+        if state.step % config.report_every and state.step < config.steps:
+            continue
+        if process.is_first:
+            report = {"step": state.step, "loss": loss.item(), "gradient_norm": norm.item()}
+            report["learning_rate"] = state.optimizer.param_groups[0]["lr"]
+            report |= task.validate(state.network, watched)
+            state.seconds = report["seconds"] = time.monotonic() - started
+            state.reports.append(report)
+            if state.best_report is report:
+                state.best = {name: tensor.cpu().clone() for name, tensor in state.network.state_dict().items()}
+            _record(state, out, board)
+    state.seconds = time.monotonic() - started
+
+
+def _step(state: State, task: Task, network: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """One step of the optimiser: the loss, and the length of the gradient before it was clipped."""
+    config = state.config
+    network.train()
+    if state.step > config.freeze_statistics_after * config.steps:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+    dtype = getattr(torch, config.precision)
+    with torch.autocast(batch[0].device.type, dtype, enabled=dtype is not torch.float32):
+        loss = task.loss(network, batch)
+    state.optimizer.zero_grad()
+    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    state.scaler.unscale_(state.optimizer)
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.schedule.step()
+    return loss.detach(), norm
+
+
+def _spread(images: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    """At most so many images, spread evenly over all."""
+    count = min(count, len(images))
+    return tuple(images[index * len(images) // count] for index in range(count))
+
+
+def _record(state: State, out: Path, board: SummaryWriter | None) -> None:
+    """Write down the last report, the best weights so far, and the checkpoint last, which the others belong to."""
+    report = state.reports[-1]
+    log.info("%s", {key: float(f"{value:.6g}") for key, value in report.items()})
+    text = StringIO()
+    rows = csv.DictWriter(text, report.keys(), lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(state.reports)
+    if board:
+        for name, value in report.items():
+            board.add_scalar(name, value, int(report["step"]))
+        board.flush()
+    _write(out / "log.csv", text.getvalue().encode())
+    _write(out / f"{state.config.network}.safetensors", to_bytes(state.best))
+    _write(out / CHECKPOINT, state.to_bytes())
+
+
+def _finish(state: State, task: Task, images: Images, out: Path, process: Process) -> dict[str, float]:
+    """The figures of the best weights on all validation images; the first process writes them down."""
+    if not process.is_first:
+        return {}
+    state.network.load_state_dict(state.best)
+    figures = {"step": state.best_report["step"], "seconds": state.seconds}
+    figures |= task.validate(state.network, images.validation)
+    made = {
+        "figures": figures,
+        "images": {"training": len(images.training), "validation": len(images.validation)},
+        "weights_sha256": hashlib.sha256(to_bytes(state.best)).hexdigest(),
+        "machine": _machine(process),
+        "config": plain(state.config),
+    }
+    _write(out / "training.json", (json.dumps(made, indent=2) + "\n").encode())
+    return figures
+
+
+def _machine(process: Process) -> dict[str, str | int]:
+    """What trained: no name of a machine or user."""
+    gpu = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else None
+    return {
+        "device": gpu or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": process.count,
+        "torch": torch.__version__,
+    }
+
+
+def _board(out: Path, step: int) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError('TensorBoard is not installed; install it with: pip install "medfuse[tensorboard]"') from error
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
+
+
 def _write(path: Path, content: bytes) -> None:
     with whole(path, overwrite=True) as beside:
         beside.write_bytes(content)
-
-
-def crops(images: tuple[Tensor, ...], count: int, side: int, generator: torch.Generator) -> Tensor:
-    """Random square crops, mirrored at random, (count, 1, side, side)."""
-    chosen = []
-    for index in torch.randint(len(images), (count,), generator=generator).tolist():
-        image = images[index]
-        top, left = (int(torch.randint(size - side + 1, (), generator=generator)) for size in image.shape[-2:])
-        crop = image[:, top : top + side, left : left + side]
-        chosen.append(crop.flip(-1) if torch.rand((), generator=generator) < 0.5 else crop)
-    return torch.stack(chosen)
-
-
-@torch.no_grad()
-def psnr_of(network: nn.Module, images: tuple[Tensor, ...]) -> Tensor:
-    """Peak signal-to-noise ratio in dB (peak 1) of each image's reconstruction, clamped to [0, 1], as it is used."""
-    network.eval()
-    device = next(network.parameters()).device
-    errors = [
-        (network(image[None].to(device)).clamp(0, 1) - image.to(device)).square().mean().cpu() for image in images
-    ]
-    return -10 * torch.stack(errors).clamp_min(1e-10).log10()

@@ -1,19 +1,47 @@
-"""Learned fusion networks, one a file. Each has `encode` and `decode`, and a table of its published tensor names."""
+"""The networks, one a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import nn
+
 from medfuse.fusion.networks.autoencoder import AutoEncoder
 from medfuse.fusion.networks.dilran import Dilran
 from medfuse.fusion.networks.dilran_compiled import CompiledDilran
+from medfuse.fusion.networks.eh_dran import EhDran
 from medfuse.fusion.networks.msdra import Msdra
 from medfuse.fusion.networks.msrpan import Msrpan
+from medfuse.fusion.networks.siamese import Siamese
+from medfuse.fusion.networks.vgg import Vgg19
 
-#: By name; each call makes an untrained network.
-NETWORKS: dict[str, Callable[[], AutoEncoder]] = {"dilran": Dilran, "msrpan": Msrpan, "msdra": Msdra}
+#: The networks that fuse by themselves, by name; each call makes an untrained one.
+NETWORKS: dict[str, Callable[[], AutoEncoder]] = {
+    "dilran": Dilran,
+    "msrpan": Msrpan,
+    "msdra": Msdra,
+    "eh-dran": EhDran,
+}
+
+#: The networks whose features serve another method.
+FEATURES: dict[str, Callable[[], nn.Module]] = {"vgg19": Vgg19, "siamese": Siamese}
+
+#: The networks that `medfuse train` trains.
+TRAINABLE: dict[str, Callable[[], nn.Module]] = {**NETWORKS, "siamese": Siamese}
 
 #: The networks that have a form for use only: a trained network in, what computes the same with less out.
 COMPILED: dict[str, Callable[..., AutoEncoder]] = {"dilran": CompiledDilran}
 
-__all__ = ["COMPILED", "NETWORKS", "AutoEncoder", "Dilran", "Msdra", "Msrpan"]
+__all__ = [
+    "COMPILED",
+    "FEATURES",
+    "NETWORKS",
+    "TRAINABLE",
+    "AutoEncoder",
+    "Dilran",
+    "EhDran",
+    "Msdra",
+    "Msrpan",
+    "Siamese",
+    "Vgg19",
+]

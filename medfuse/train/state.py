@@ -1,0 +1,114 @@
+"""Everything that a training is at one step, so that it can be written down and taken up again, bit for bit."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medfuse.errors import InputError
+from medfuse.train.config import Config
+
+
+@dataclass
+class State:
+    """A training in progress.
+
+    Args:
+        config: What it was started with.
+        network: In its initial state; on its device.
+    """
+
+    config: Config
+    network: nn.Module
+    step: int = 0
+    seconds: float = 0.0
+    reports: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: torch.optim.Adam = field(init=False)
+    schedule: torch.optim.lr_scheduler.OneCycleLR = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
+    generator: torch.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        device = next(self.network.parameters()).device
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, config.learning_rate, total_steps=config.steps
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.generator = torch.Generator().manual_seed(config.seed)
+
+    @property
+    def best_report(self) -> dict[str, float]:
+        """The report with the highest score, the first of equal ones."""
+        return max(self.reports, key=lambda report: report["score"])
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or the score has not risen for longer than the config's patience."""
+        patience = self.config.patience
+        if patience and self.reports:
+            waited = len(self.reports) - 1 - self.reports.index(self.best_report)
+            if waited >= patience:
+                return True
+        return self.step >= self.config.steps
+
+    def to_bytes(self) -> bytes:
+        """The state as `torch.save` writes it, of tensors, numbers and texts only."""
+        content = {
+            "config": plain(self.config),
+            "step": self.step,
+            "seconds": self.seconds,
+            "reports": self.reports,
+            "best": self.best,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        buffer = BytesIO()
+        torch.save(content, buffer)
+        return buffer.getvalue()
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint; no code in it is run.
+
+        Raises:
+            InputError: The file is no checkpoint, or one of another training.
+        """
+        try:
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            config = content["config"]
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+            raise InputError(
+                f"expected the checkpoint of a training, cannot read {path.name}", "Start again with --overwrite"
+            ) from error
+        if config != plain(self.config):
+            differing = sorted(key for key, value in plain(self.config).items() if config.get(key) != value)
+            raise InputError(
+                f"expected the checkpoint of this training, found one with another {', '.join(differing)}",
+                "Resume with the file it was started with, or choose another folder with --out",
+            )
+        self.step, self.seconds = content["step"], content["seconds"]
+        self.reports, self.best = content["reports"], content["best"]
+        for name in ("network", "optimizer", "schedule", "scaler"):
+            getattr(self, name).load_state_dict(content[name])
+        self.generator.set_state(content["generator"])
+        torch.set_rng_state(content["random"])
+        if content["random_cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(content["random_cuda"])
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The config in lists, numbers and texts."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
