@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medfuse.fusion.methods import METHODS, READY, Method
-from medfuse.fusion.networks import NETWORKS
+from medfuse.fusion.networks import FEATURES, NETWORKS, TRAINABLE
 from medfuse.fusion.weights import SHIPPED
 
 CHOICES = [(name, strategy) for name in READY for strategy in METHODS[name].strategies or (None,)]
@@ -80,7 +80,9 @@ def test_it_says_what_it_runs() -> None:
 
 def test_the_list_of_methods_is_whole() -> None:
     assert set(NETWORKS) < set(METHODS)
-    assert set(SHIPPED) <= set(NETWORKS)
+    assert {entry.network for entry in METHODS.values() if entry.network} == {*NETWORKS, *FEATURES}
+    assert set(SHIPPED) == set(TRAINABLE)
+    assert [name for name in METHODS if name not in READY] == ["zero-learning"]
     for entry in METHODS.values():
         assert entry.summary
         assert entry.reference

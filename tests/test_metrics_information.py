@@ -75,8 +75,8 @@ def test_a_constant_image_tells_nothing(measure) -> None:
     [("pixel", 0.4021265104, 0.2665184494), ("gradient", 0.1748915758, 0.2335899553)],
 )
 def test_fmi_is_its_authors(feature, waves: float, blocks: float) -> None:
-    assert feature_mutual_information(FUSED, WAVES, feature=feature).item() == pytest.approx(waves, abs=1e-9)
-    assert feature_mutual_information(FUSED, BLOCKS, feature=feature).item() == pytest.approx(blocks, abs=1e-9)
+    assert feature_mutual_information(FUSED, WAVES, feature=feature).item() == pytest.approx(waves, abs=5e-7)
+    assert feature_mutual_information(FUSED, BLOCKS, feature=feature).item() == pytest.approx(blocks, abs=5e-7)
 
 
 def test_fmi_of_edges_is_near_its_authors_with_octaves_edges() -> None:

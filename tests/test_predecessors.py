@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from medfuse.errors import WeightsError
 from medfuse.fusion import Method
 from medfuse.fusion.networks import NETWORKS
 from medfuse.fusion.strategies import STRATEGIES
@@ -51,9 +50,7 @@ def test_any_size_goes_through(name: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_a_method_without_shipped_weights_says_so_and_takes_given_ones(name: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=f"ships those of dilran only. Convert published ones .*{name}"):
-        Method(name)
+def test_a_method_takes_given_weights(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(to_bytes(NETWORKS[name]().state_dict()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medfuse.errors import WeightsError
+from medfuse.fusion import Method
 from medfuse.fusion.networks.vgg import Vgg19, convert_vgg19
+from medfuse.fusion.weights import download_vgg19, to_bytes
 
 #: Channels of torchvision's vgg19 up to conv3_4; None where it pools.
 PLAN = (64, 64, None, 128, 128, None, 256, 256, 256, 256)
@@ -189,3 +192,30 @@ def test_other_weights_are_refused(tmp_path: Path, change: str) -> None:
     path = tmp_path / "weights.pth"
     torch.save(tensors, path)
     assert_refused(message, path)
+
+
+def test_zero_learning_says_what_it_lacks_and_takes_given_weights(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="expected weights of vgg19, found none") as caught:
+        Method("zero-learning")
+    assert "medfuse weights download" in caught.value.hint
+    weights = tmp_path / "vgg19.safetensors"
+    torch.manual_seed(1)
+    weights.write_bytes(to_bytes(Vgg19().state_dict()))
+    fused = Method("zero-learning", weights=weights)(torch.rand(1, 1, 40, 50), torch.rand(1, 1, 40, 50))
+    assert fused.shape == (1, 1, 40, 50)
+    assert fused.isfinite().all()
+
+
+def test_a_download_is_checked_against_the_hash_in_its_name(tmp_path: Path) -> None:
+    torch.save(torchvision_tensors(plain_stack()), tmp_path / "vgg19.pth")
+    digest = hashlib.sha256((tmp_path / "vgg19.pth").read_bytes()).hexdigest()
+    for start, is_right in ((digest[:8], True), ("00000000", False)):
+        address = (tmp_path / f"vgg19-{start}.pth").as_uri()
+        (tmp_path / f"vgg19-{start}.pth").write_bytes((tmp_path / "vgg19.pth").read_bytes())
+        if is_right:
+            assert download_vgg19(address).keys() == Vgg19().state_dict().keys()
+        else:
+            with pytest.raises(WeightsError, match="could not fetch them from where torchvision keeps them"):
+                download_vgg19(address)
+    with pytest.raises(WeightsError, match="could not fetch them"):
+        download_vgg19((tmp_path / "absent-12345678.pth").as_uri())

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from medfuse.errors import WeightsError
 from medfuse.fusion import weights as weights_module
+from medfuse.fusion.networks import TRAINABLE
 from medfuse.fusion.networks.dilran import PUBLISHED_NAMES, Dilran
 from medfuse.fusion.weights import SHIPPED, convert, read_weights, to_bytes
 from medfuse.io.pictures import read_picture
@@ -67,12 +68,17 @@ def assert_not_converted(message: str, path: Path) -> None:
 def test_the_shipped_file_has_the_hash_that_the_code_states(name: str) -> None:
     content = (MODELS / f"{name}.safetensors").read_bytes()
     assert hashlib.sha256(content).hexdigest() == SHIPPED[name]
-    assert read_weights(Dilran(), name) == SHIPPED[name]
+    assert read_weights(TRAINABLE[name](), name) == SHIPPED[name]
 
 
-def test_the_model_card_names_the_shipped_file() -> None:
-    card = (MODELS / "dilran.md").read_text(encoding="utf-8")
-    assert SHIPPED["dilran"] in card
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_model_card_and_a_training_stand_beside_the_shipped_file(name: str) -> None:
+    assert SHIPPED[name] in (MODELS / f"{name}.md").read_text(encoding="utf-8")
+    assert read_config(MODELS / f"{name}.yaml").network == name
+
+
+def test_nothing_is_shipped_that_has_no_hash() -> None:
+    assert {path.stem for path in MODELS.glob("*.safetensors")} == set(SHIPPED)
 
 
 def test_loading_fills_every_tensor() -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import combinations
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def run(
     methods: str = "all",
     convention: Convention = "standard",
     device: str = "auto",
+    names: str | None = None,
     limit: int | None = None,
     outputs: Outputs | None = None,
     overwrite: bool = False,
@@ -106,6 +108,7 @@ def run(
         methods: Comma-separated `NAME[:STRATEGY][@WEIGHTS]`, or "all".
         convention: That of the measures: "standard" or "paper".
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        names: Comma-separated patterns such as `28???,33???`; only pairs so named, without suffix, are taken.
         limit: At most so many pairs, spread evenly over all, in order of their names.
         outputs: What to write.
         overwrite: Replace what an earlier run wrote there.
@@ -125,7 +128,7 @@ def run(
     outputs.check(overwrite=overwrite, inputs=inputs)
     chosen = choose_device(device)
     contenders = to_contenders(methods, str(chosen))
-    pairs, left_out = find_pairs(folder, structural, functional, limit)
+    pairs, left_out = find_pairs(folder, structural, functional, names, limit)
     for pair in pairs:  # what cannot be used is told now, not after an hour
         pair.read()
     with ExitStack() as stack:
@@ -153,13 +156,16 @@ def run(
     return table
 
 
-def find_pairs(folder: Path, structural: str, functional: str, limit: int | None = None) -> tuple[list[ImagePair], int]:
+def find_pairs(
+    folder: Path, structural: str, functional: str, names: str | None = None, limit: int | None = None
+) -> tuple[list[ImagePair], int]:
     """The pairs of a folder in order of their names, and how many images have no partner.
 
     Args:
         folder: As for `run`.
         structural: As for `run`.
         functional: As for `run`.
+        names: As for `run`.
         limit: As for `run`.
 
     Raises:
@@ -171,16 +177,23 @@ def find_pairs(folder: Path, structural: str, functional: str, limit: int | None
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1 pair, got {limit}")
     first, second = (_images(folder, name) for name in (structural, functional))
-    names = sorted(first.keys() & second.keys())
-    if not names:
+    common = sorted(first.keys() & second.keys())
+    if not common:
         raise InputError(
             f"expected images of one name in {structural} and {functional}, found no common name "
             f"among {len(first)} and {len(second)} images",
             "Name the two images of a pair alike",
         )
-    left_out = len(first) + len(second) - 2 * len(names)
-    count = min(limit or len(names), len(names))
-    chosen = [names[index * len(names) // count] for index in range(count)]
+    left_out = len(first) + len(second) - 2 * len(common)
+    if names is not None:
+        patterns = [pattern.strip() for pattern in names.split(",")]
+        common = [name for name in common if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if not common:
+            raise InputError(
+                f"expected pairs named {names}, found none", "Patterns are compared with names without suffix"
+            )
+    count = min(limit or len(common), len(common))
+    chosen = [common[index * len(common) // count] for index in range(count)]
     return [ImagePair(name, first[name], second[name]) for name in chosen], left_out
 
 

@@ -30,6 +30,9 @@ def bench(
     ] = None,
     convention: Annotated[str, typer.Option(help="How to measure: standard or paper.")] = "standard",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    names: Annotated[
+        str | None, typer.Option(metavar="PATTERNS", help="Only pairs so named, for example '28???,33???'.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many pairs, spread evenly over all of them.")
     ] = None,
@@ -46,6 +49,7 @@ def bench(
             methods=methods,
             convention=cast("Convention", convention),
             device=device,
+            names=names,
             limit=limit,
             outputs=Outputs(save, json_file, csv_file, markdown_file),
             overwrite=overwrite,

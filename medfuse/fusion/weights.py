@@ -20,7 +20,11 @@ from medfuse.fusion.networks import NETWORKS, dilran, msdra, msrpan
 from medfuse.fusion.networks.vgg import convert_vgg19
 
 #: SHA-256 of each file of weights in medfuse/models.
-SHIPPED = {"dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64"}
+SHIPPED = {
+    "dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64",
+    "eh-dran": "c5c2c53ed9159e3a3dc0ea8f43139048a334dffbbe62615ac2300339ee09cf52",
+    "siamese": "ccf8606190e565493d23c1db9ce32326ce6ce7dafcda63689cade9a3951ad363",
+}
 
 #: Weights smaller than this are read as 0. They leave no trace in float32, but products of two of them are subnormal
 #: numbers, with which a CPU computes some thirty times more slowly; the published weights of MSRPAN are full of them.

@@ -50,7 +50,7 @@ PHASEPACK_MODEL = PhaseModel(6, 0.5978, None, 1e-4, is_per_orientation=True)
 
 
 def phase_congruency(images: Tensor, model: PhaseModel) -> Tensor:
-    """Phase congruency at every pixel.
+    """Phase congruency at every pixel; equal images of a batch are computed once.
 
     Args:
         images: (N, 1, H, W), in the scale that the model is made for.
@@ -60,6 +60,11 @@ def phase_congruency(images: Tensor, model: PhaseModel) -> Tensor:
         (N, H, W), from 0; up to 1, or with quotients per orientation up to their number. Constant images give 0.
     """
     images = images.float()  # half the time, and right to six digits
+    distinct, place = images.unique(dim=0, return_inverse=True)
+    return _phase_congruency(distinct, model)[place]
+
+
+def _phase_congruency(images: Tensor, model: PhaseModel) -> Tensor:
     spectrum = torch.fft.fft2(images)
     filters = _filters(images.shape[-2], images.shape[-1], model).to(images)
     total = torch.zeros_like(images[:, 0])
