@@ -16,10 +16,14 @@
 
 The number is the exit code of the command line; 2 is the command line's own usage error. A message says what was
 expected, what was found and where; `hint` says what to do. Neither ever holds patient data. A programmer's mistake
-stays a `ValueError` or `TypeError`.
+stays a `ValueError` or `TypeError`. `MedfuseWarning` tells what a person should know although the work goes on.
 """
 
 from __future__ import annotations
+
+
+class MedfuseWarning(Warning):
+    """Something that a person should know before trusting a result; one line, without patient data."""
 
 
 class MedfuseError(Exception):

@@ -461,7 +461,15 @@ def test_train_writes_weights_and_tells_its_figures(medfuse: Command, refused: C
     )
     ran = medfuse("train", "small.yaml", "--data", "data", "-o", "out", "--device", "cpu", "--json")
     assert (ran.code, ran.json["step"]) == (0, 2)
-    assert {path.name for path in Path("out").iterdir()} == {"dilran.safetensors", "log.jsonl"}
+    assert {path.name for path in Path("out").iterdir()} == {
+        "checkpoint.pt",
+        "dilran.safetensors",
+        "log.csv",
+        "training.json",
+    }
+    refused(7, "found a training in out", "train", "small.yaml", "--data", "data", "-o", "out", "--device", "cpu")
+    again = medfuse("train", "small.yaml", "--data", "data", "-o", "out", "--device", "cpu", "--resume", "--json")
+    assert again.json == ran.json
     refused(3, "YAML file", "train", "nothing.yaml", "--data", "data", "-o", "out2")
     refused(3, "none", "train", "small.yaml", "--data", "nothing", "-o", "out2")
     refused(2, "expected a device", "train", "small.yaml", "--data", "data", "-o", "out2", "--device", "abacus")
@@ -490,7 +498,7 @@ def test_demo_registers_the_phantom_and_tells_the_error(
     ("code", "match", "options"),
     [
         (2, "format of dicom, nifti, both, got 'png'", "--format png"),
-        (2, "method of dilran, msrpan, msdra, average, maximum, got 'magic'", "--method magic"),
+        (2, "method of dilran, eh-dran, .*average, maximum, got 'magic'", "--method magic"),
         (2, "strategy.*'magic'", "--method dilran --strategy magic"),
         (2, "strategy.*'average'", "--strategy average"),
         (2, "no weights", "--weights note.txt"),

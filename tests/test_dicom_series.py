@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import RTStructureSetStorage, SegmentationStorage, UltrasoundImageStorage
+from pydicom.uid import RTStructureSetStorage, SecondaryCaptureImageStorage, SegmentationStorage, UltrasoundImageStorage
 
 from medfuse.errors import SeriesError, UnreadableFile
+from medfuse.grid import Grid
 from medfuse.io.dicom_read import plan
 from medfuse.io.dicom_series import Series, choose, files_below, scan
-from medfuse.volume import Modality
+from medfuse.io.files import inspect
+from medfuse.sample.series import write_series
+from medfuse.volume import Modality, Unit, Volume
 
 
 def found_in(folder: Path) -> list[Series]:
@@ -86,6 +91,11 @@ def test_the_only_series_that_can_be_a_volume_is_chosen(ct_series: Path, pt_seri
         ({"SOPClassUID": UltrasoundImageStorage}, "Ultrasound Image is not a scan"),
         ({"SOPClassUID": "1.2.3.4.5"}, "object of an unknown class is not a scan"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer (scout) image"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "screen capture, without a place in the patient"),
+        (
+            {"SOPClassUID": SecondaryCaptureImageStorage, "ImagePositionPatient": None},
+            "screen capture, without a place in the patient",
+        ),
     ],
 )
 def test_what_is_no_scan_is_left_out_with_its_reason(ct_series: Path, changes: dict[str, object], reason: str) -> None:
@@ -132,7 +142,17 @@ def test_a_file_without_preamble_is_dicom_too(ct_series: Path) -> None:
         pydicom.dcmwrite(path, ds, implicit_vr=True, little_endian=True, enforce_file_format=False)
         assert path.read_bytes()[128:132] != b"DICM"
     assert found_in(ct_series)[0].images == 5
-    assert plan(found_in(ct_series)[0]).grid.shape == (5, 7, 9)
+    assert plan(found_in(ct_series)[0]).stack.grid.shape == (5, 7, 9)
+
+
+def test_a_thousand_files_are_listed_in_five_seconds(oblique_grid: Grid, tmp_path: Path) -> None:
+    grid = Grid.from_axes((1000, 4, 4), (0, 0, 0), (1, 1, 1), oblique_grid.direction, "1.2.3")
+    array = np.zeros(grid.shape, np.float32)
+    write_series(Volume(array, grid, Modality.CT, Unit.HU), tmp_path, description="CT", number=1)
+    began = time.monotonic()
+    (info,) = inspect(tmp_path).series
+    assert time.monotonic() - began < 5
+    assert (info.files, info.shape, info.usable) == (1000, (1000, 4, 4), True)
 
 
 def test_real_series_and_structure_sets_are_told_apart(shared: Path) -> None:

@@ -24,10 +24,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_the_examples_of_the_python_page_run() -> None:
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["python.md", "where-a-voxel-is.md"])
+def test_the_examples_of_a_page_run(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     blocks = "\n".join(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if ">>>" in block)
-    examples = doctest.DocTestParser().get_doctest(blocks, {}, "python.md", None, 0)
+    examples = doctest.DocTestParser().get_doctest(blocks, {}, name, None, 0)
     results = doctest.DocTestRunner().run(examples)
     assert results.attempted > 0
     assert results.failed == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,8 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medfuse.grid import Grid
@@ -103,3 +107,66 @@ def test_every_door_leads_to_the_same_place(mr: Volume, tmp_path: Path, door) ->
     assert volume.grid.matches(mr.grid, 1e-4)
     np.testing.assert_array_equal(volume.array, mr.array)
     assert volume.array.dtype == np.float32
+
+
+#: All ways in which the axes of an array can lie along those of the patient, mirrored ones included.
+ALONG_THE_PATIENT = [
+    np.eye(3)[:, order] * signs
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
+PATIENT_POSITIONS = ("HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL")
+
+
+@st.composite
+def directions(draw: st.DrawFn) -> np.ndarray:
+    """Along the patient's axes, a little off them, or anywhere."""
+    direction = draw(st.sampled_from(ALONG_THE_PATIENT))
+    degrees = draw(st.sampled_from([(0, 0, 0), (0.02, 0, 0), (8.8, 0, 0), (12, -31, 77)]))
+    for axis, angle in enumerate(np.radians(degrees)):
+        turn = np.eye(3)
+        one, other = [n for n in range(3) if n != axis]
+        turn[[one, one, other, other], [one, other, one, other]] = (
+            np.cos(angle),
+            -np.sin(angle),
+            np.sin(angle),
+            np.cos(angle),
+        )
+        direction = turn @ direction
+    return np.round(direction, 10) + 0.0  # nothing so small that 16 characters do not hold it
+
+
+def patient_position(folder: Path, position: str) -> None:
+    """How the patient lay, which must not matter: positions and orientations are the patient's already."""
+    for path in folder.iterdir():
+        ds = pydicom.dcmread(path)
+        ds.PatientPosition = position
+        ds.save_as(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    direction=directions(),
+    shape=st.tuples(st.integers(2, 5), st.integers(2, 6), st.integers(2, 7)),
+    spacing=st.tuples(*[st.sampled_from([0.4296875, 1.0, 2.5, 3.27])] * 3),
+    origin=st.tuples(*[st.integers(-400_000, 400_000).map(lambda n: n / 1000)] * 3),
+    position=st.sampled_from(PATIENT_POSITIONS),
+)
+def test_every_orientation_lands_on_the_same_millimetre(direction, shape, spacing, origin, position) -> None:
+    grid = Grid.from_axes(shape, origin, spacing, direction, "1.2.826.0.1.999")
+    values = np.random.default_rng(1).permutation(grid.shape[0] * grid.shape[1] * grid.shape[2]).reshape(shape)
+    volume = Volume(values.astype(np.float32), grid, Modality.MR, Unit.ARBITRARY)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        patient_position(dicom(volume, folder), position)
+        places = [folder / "series"]
+        for door in (nifti, nrrd, mha):
+            (folder / door.__name__).mkdir()
+            places.append(door(volume, folder / door.__name__))
+        for found in map(read, places):
+            index = np.indices(found.grid.shape).reshape(3, -1).T
+            theirs = grid.index_of(found.grid.points_mm(index))
+            whole = np.rint(theirs).astype(int)
+            assert (np.abs(theirs - whole) * spacing).max() < 1e-4  # mm
+            np.testing.assert_array_equal(found.array.reshape(-1), volume.array[tuple(whole.T)])
+            assert sorted(found.grid.shape) == sorted(shape)

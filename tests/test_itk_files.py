@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import SimpleITK as sitk
 from agreement import assert_grid_is_of_image
 
 from medfuse.errors import MissingAttribute, OutputError, UnreadableFile, UnsupportedImage
+from medfuse.grid import Grid
 from medfuse.io.files import inspect, read
 from medfuse.io.itk_files import write_itk
 from medfuse.volume import Modality, Unit, Volume
@@ -141,6 +144,80 @@ def test_nrrd_of_other_kinds_is_refused(tmp_path: Path, text: str, message: str)
 def test_metaimage_does_not_reach_into_other_folders(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedImage, match="a path to another folder"):
         read(mha(tmp_path / "x.mhd", MHA.replace("LOCAL", "/etc/passwd"), b""))
+
+
+@pytest.mark.parametrize("named", ["LIST\nvoxels.raw", "slice%03d.raw 1 4 1", "absent.raw", ".", "x\0y"])
+def test_voxels_are_in_one_file_beside_or_nowhere(tmp_path: Path, named: str) -> None:
+    (tmp_path / "voxels.raw").write_bytes(DATA.tobytes())
+    with pytest.raises(UnreadableFile, match=r"the voxels in x\.mhd or in one file beside it, found no such file"):
+        read(mha(tmp_path / "x.mhd", MHA.replace("LOCAL", named), b""))
+
+
+def damaged_in_many_ways(path: Path) -> Iterator[bytes]:
+    raw = path.read_bytes()
+    yield from (raw[:-lost] for lost in (1, 2, 4, 8, 9, 20, 200))
+    for at in np.random.default_rng(1).integers(len(raw) - 700, len(raw), 60):
+        yield raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :]
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("nrrd", ".nrrd"), ("metaimage", ".mha")])
+def test_damage_in_compressed_voxels_never_passes_unseen(
+    oblique_volume: Volume, tmp_path: Path, format: str, suffix: str
+) -> None:
+    """ITK alone passes over all of it in MetaImage files, and over some of it in NRRD files."""
+    path = tmp_path / f"x{suffix}"
+    write_itk(oblique_volume, path, format)
+    refused = 0
+    for damaged in damaged_in_many_ways(path):
+        path.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(read(path).array, oblique_volume.array)
+        except UnreadableFile:
+            refused += 1
+    assert refused >= 60  # flags of the gzip header may change without harm
+
+
+def test_compressed_voxels_in_a_file_beside(tmp_path: Path) -> None:
+    text = MHA.replace("LOCAL", "voxels.zraw").replace("ElementData", "CompressedData = True\nElementData")
+    path = mha(tmp_path / "x.mhd", text, b"")
+    (tmp_path / "voxels.zraw").write_bytes(zlib.compress(DATA.tobytes()))
+    np.testing.assert_array_equal(read(path).array, DATA)
+    (tmp_path / "voxels.zraw").write_bytes(zlib.compress(DATA.tobytes() + b"more"))
+    with pytest.raises(UnreadableFile, match=r"found voxels\.zraw cut short or damaged"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "compressed", ["", "CompressedData = True\n", "CompressedData = True\nCompressedDataSize = 9e9\n"]
+)
+def test_nothing_is_allocated_for_voxels_that_cannot_be_there(tmp_path: Path, compressed: str) -> None:
+    text = MHA.replace("DimSize = 2 3 4", "DimSize = 1000 1000 1000").replace(
+        "ElementDataFile", compressed + "ElementDataFile"
+    )
+    with pytest.raises(UnreadableFile, match=r"1000 × 1000 × 1000 voxels in x\.mha, found it cut short"):
+        read(mha(tmp_path / "x.mha", text))
+
+
+@pytest.mark.parametrize("line", ["encoding: bzip2", "encoding: gzip\nbyte skip: 3"])
+def test_encodings_that_cannot_be_checked_are_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UnsupportedImage, match=r"encoding raw, text, hex or gzip in x\.nrrd"):
+        read(nrrd(tmp_path / "x.nrrd", NRRD.format(space="LPS").replace("encoding: raw", line)))
+
+
+def test_text_encodings(tmp_path: Path) -> None:
+    numbers = " ".join(map(str, DATA.ravel()))
+    text = NRRD.format(space="LPS").replace("encoding: raw", "encoding: ascii")
+    np.testing.assert_array_equal(read(nrrd(tmp_path / "x.nrrd", text, numbers.encode())).array, DATA)
+    text = MHA.replace("BinaryData = True", "BinaryData = False")
+    np.testing.assert_array_equal(read(mha(tmp_path / "x.mha", text, numbers.encode() + b"\n")).array, DATA)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float64])
+def test_numbers_that_float32_cannot_hold_are_not_written(tmp_path: Path, dtype: type) -> None:
+    large = 1e39 if dtype is np.float64 else 2**24 + 1
+    volume = Volume(np.full((2, 2, 2), large, dtype), Grid((2, 2, 2), np.eye(4)), Modality.MR)
+    with pytest.raises(OutputError, match="float32 holds, found"):
+        write_itk(volume, tmp_path / "x.mha", "metaimage")
 
 
 def test_four_dimensions_and_complex_numbers_are_refused(tmp_path: Path) -> None:

@@ -527,6 +527,7 @@ def test_a_sarcoma_patient_by_default_options_from_dicom_and_from_nifti(
     assert_same_picture(fused, from_nifti)
 
 
+@pytest.mark.filterwarnings("ignore:.*unit of length:medfuse.errors.MedfuseWarning")
 @pytest.mark.parametrize(
     ("structural", "functional", "grid"),
     [

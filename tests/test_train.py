@@ -288,9 +288,7 @@ def test_images_that_cannot_be_used_are_refused(data: Path) -> None:
     with pytest.raises(InputError, match=r"expected an image, cannot read 3003\.png"):
         images_of(data)
     Image.fromarray(blob(1).astype(np.uint16) * 200).save(odd)
-    with pytest.raises(
-        InputError, match=r"8 bits a channel, grey or RGB, found mode I;16 in 3003\.png"
-    ):
+    with pytest.raises(InputError, match=r"8 bits a channel, grey or RGB, found mode I;16 in 3003\.png"):
         images_of(data)
 
 

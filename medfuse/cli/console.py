@@ -21,26 +21,31 @@ Progress = Callable[[str, int, int], None]
 NOTICE = "Fused images are derived and not for diagnostic use."
 
 
-def read_scan(
-    place: str, path: Path, series: str | None, modality: str | None = None, fill_nan: float | None = None
-) -> Volume:
+def read_scan(place: str, path: Path, **options: Any) -> Volume:
     """Read one of two scans; an error says which, and names the options of that one.
 
     Args:
         place: What the command line calls it: "structural", for example.
         path: As for `medfuse.read`.
-        series: As for `medfuse.read`.
-        modality: As for `medfuse.read`.
-        fill_nan: As for `medfuse.read`.
+        **options: As for `medfuse.read`.
     """
     from medfuse.io.files import read
 
     try:
         with usage_errors():
-            return read(path, series=series, modality=modality, fill_nan=fill_nan)
+            volume = read(path, **options)
     except MedfuseError as error:
-        hint = error.hint.replace("--series", f"--{place}-series")
+        hint = error.hint.replace("--series", f"--{place}-series").replace("--frame", f"--{place}-frame")
         raise type(error)(f"{place} scan: {error.args[0]}", hint) from error
+    say_warnings(volume, f"{place} scan: ")
+    return volume
+
+
+def say_warnings(volume: Volume, place: str = "") -> None:
+    """Print on standard error what reading a scan left to be known."""
+    for step in volume.history:
+        for message in step.parameters.get("warnings", ()):
+            typer.echo(f"warning: {place}{message}", err=True)
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from medfuse.cli.console import print_json, usage_errors
-from medfuse.cli.options import As_json, FillNan, Modality, Overwrite, Series
+from medfuse.cli.console import print_json, say_warnings, usage_errors
+from medfuse.cli.options import Allow2d, AllowGaps, As_json, FillNan, Frame, Modality, Overwrite, Series, Units
 
 
 def convert(
@@ -16,6 +16,10 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A file .nii, .nii.gz, .nrrd or .mha; or a DICOM folder.")],
     series: Series = None,
     modality: Modality = None,
+    units: Units = None,
+    frame: Frame = None,
+    allow_gaps: AllowGaps = False,
+    allow_2d: Allow2d = False,
     fill_nan: FillNan = None,
     overwrite: Overwrite = False,
     as_json: As_json = False,
@@ -25,7 +29,17 @@ def convert(
 
     check_output(out, overwrite=overwrite, inputs=(source,))
     with usage_errors():
-        volume = read(source, series=series, modality=modality, fill_nan=fill_nan)
+        volume = read(
+            source,
+            series=series,
+            modality=modality,
+            fill_nan=fill_nan,
+            frame=frame,
+            allow_gaps=allow_gaps,
+            allow_2d=allow_2d,
+            units=units,
+        )
+    say_warnings(volume)
     written = write(volume, out, overwrite=overwrite, inputs=(source,))
     if as_json:
         print_json({"outputs": [str(path) for path in written], "shape": list(volume.grid.shape)})

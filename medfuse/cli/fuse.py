@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medfuse.cli.console import NOTICE, print_json, progress_bars, read_scan, usage_errors
-from medfuse.cli.options import As_json, FillNan, Out, Overwrite
+from medfuse.cli.options import Allow2d, AllowGaps, As_json, FillNan, Frame, Out, Overwrite, SeriesOf, Units
 
 
 def fuse(
@@ -42,10 +42,15 @@ def fuse(
         ),
     ] = None,
     structural_window: Annotated[str | None, typer.Option(help="Window of the structural scan, likewise.")] = None,
-    structural_series: Annotated[str | None, typer.Option(help="UID, number or modality of the series.")] = None,
-    functional_series: Annotated[str | None, typer.Option(help="UID, number or modality of the series.")] = None,
+    structural_series: SeriesOf = None,
+    functional_series: SeriesOf = None,
+    structural_frame: Frame = None,
+    functional_frame: Frame = None,
     structural_modality: Annotated[str | None, typer.Option(help="ct or mr, where the file does not say.")] = None,
     functional_modality: Annotated[str | None, typer.Option(help="pet, spect, ct or mr, likewise.")] = None,
+    units: Units = None,
+    allow_gaps: AllowGaps = False,
+    allow_2d: Allow2d = False,
     fill_nan: FillNan = None,
     any_patient: Annotated[
         bool, typer.Option("--any-patient", help="Do not ask whether both scans are of one patient.")
@@ -68,9 +73,12 @@ def fuse(
         _check_transforms(transform, save_transform, out, register, overwrite)
         engine = Engine(method, strategy, device, weights)
     known = read_transform(transform) if transform else None
+    both = {"fill_nan": fill_nan, "allow_gaps": allow_gaps, "allow_2d": allow_2d}
+    of_structural = {"series": structural_series, "modality": structural_modality, "frame": structural_frame}
+    of_functional = {"series": functional_series, "modality": functional_modality, "frame": functional_frame}
     pair = (
-        read_scan("structural", structural, structural_series, structural_modality, fill_nan),
-        read_scan("functional", functional, functional_series, functional_modality, fill_nan),
+        read_scan("structural", structural, **of_structural, **both),
+        read_scan("functional", functional, **of_functional, **both, units=units),
     )
     pipeline.check_pair(*pair, any_patient=any_patient)
     windows = [

@@ -32,19 +32,25 @@ def info(
 
 
 def _tell(series: Any) -> None:
-    name = f"series {series.number}" if series.format == "dicom" else series.name
+    part = f":{series.part} ({series.label})" if series.part else ""
+    name = f"series {series.number}{part}" if series.format == "dicom" else series.name
     described = f" {series.description!r}" if series.description else ""
     typer.echo(f"{name}: {series.modality}{described}, {series.files} file{'s' if series.files > 1 else ''}")
     if series.uid:
         typer.echo(f"  uid       {series.uid}")
     if series.shape:
         typer.echo(f"  voxels    {' × '.join(str(n) for n in series.shape)} (slices × rows × columns)")
+    if series.frames:
+        typer.echo(f"  frames    {len(series.frames)}: 1 ({series.frames[0]}) to the last ({series.frames[-1]})")
     if series.spacing_mm:
         typer.echo(f"  spacing   {' × '.join(f'{size:.4g}' for size in series.spacing_mm)} mm, {series.orientation}")
     if series.origin_mm:
         typer.echo(f"  origin    {', '.join(f'{value:.2f}' for value in series.origin_mm)} mm (LPS)")
     if series.unit:
-        typer.echo(f"  unit      {series.unit}")
+        factor = f" (stored values × {series.suv_factor:.7g})" if series.suv_factor else ""
+        typer.echo(f"  unit      {series.unit}{factor}")
+    for warning in series.warnings:
+        typer.echo(f"  warning   {warning}")
     typer.echo("  usable    yes" if series.usable else f"  usable    no: {series.reason}")
 
 

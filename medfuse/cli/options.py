@@ -13,9 +13,21 @@ FillNan = Annotated[
     float | None, typer.Option("--fill-nan", metavar="VALUE", help="Put this in place of NaN; otherwise refused.")
 ]
 Series = Annotated[
-    str | None, typer.Option("--series", help="UID, number or modality of the series, where a folder holds several.")
+    str | None,
+    typer.Option("--series", help="UID, number or modality of the series, where several; with :N for part N of it."),
 ]
+SeriesOf = Annotated[str | None, typer.Option(help="UID, number or modality of the series; with :N for part N of it.")]
+Frame = Annotated[
+    int | None, typer.Option(metavar="N", help="Time point, from 1, of a scan with several; otherwise refused.")
+]
+AllowGaps = Annotated[
+    bool, typer.Option("--allow-gaps", help="Resample slices at uneven distances; otherwise refused.")
+]
+Allow2d = Annotated[bool, typer.Option("--allow-2d", help="Take a single image as one slice; otherwise refused.")]
 Modality = Annotated[
     str | None, typer.Option("--modality", help="ct, mr, pet or spect, where the file does not say or is wrong.")
+]
+Units = Annotated[
+    str | None, typer.Option("--units", help="suv or native; default PET in SUV where the headers allow it.")
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json, progress_bars, read_scan
-from medfuse.cli.options import As_json, FillNan, Overwrite
+from medfuse.cli.options import Allow2d, AllowGaps, As_json, FillNan, Frame, Overwrite, SeriesOf
 
 
 def register(
@@ -16,8 +16,12 @@ def register(
     moving: Annotated[Path, typer.Argument(help="The scan to lay on it.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Transform file to write, .tfm or .h5.")],
     kind: Annotated[str, typer.Option(help="rigid or affine.")] = "rigid",
-    fixed_series: Annotated[str | None, typer.Option(help="UID, number or modality of the series.")] = None,
-    moving_series: Annotated[str | None, typer.Option(help="UID, number or modality of the series.")] = None,
+    fixed_series: SeriesOf = None,
+    moving_series: SeriesOf = None,
+    fixed_frame: Frame = None,
+    moving_frame: Frame = None,
+    allow_gaps: AllowGaps = False,
+    allow_2d: Allow2d = False,
     fill_nan: FillNan = None,
     overwrite: Overwrite = False,
     as_json: As_json = False,
@@ -31,9 +35,10 @@ def register(
     if kind not in KINDS:
         raise typer.BadParameter(f"expected a kind of {', '.join(KINDS)}, got {kind!r}")
     check_target(out, overwrite=overwrite)
+    both = {"fill_nan": fill_nan, "allow_gaps": allow_gaps, "allow_2d": allow_2d}
     pair = (
-        read_scan("fixed", fixed, fixed_series, fill_nan=fill_nan),
-        read_scan("moving", moving, moving_series, fill_nan=fill_nan),
+        read_scan("fixed", fixed, series=fixed_series, frame=fixed_frame, **both),
+        read_scan("moving", moving, series=moving_series, frame=moving_frame, **both),
     )
     with progress_bars() as progress:
         found = run(*pair, kind, lambda done, total: progress("registering", done, total))

@@ -23,6 +23,8 @@ from medfuse.fusion.networks.vgg import convert_vgg19
 SHIPPED = {
     "dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64",
     "eh-dran": "c5c2c53ed9159e3a3dc0ea8f43139048a334dffbbe62615ac2300339ee09cf52",
+    "msrpan": "c22f1b351368b0b4e3ba46036c915184afb44a703a5e2a32a97b102b4cf04b60",
+    "msdra": "fdb5dc9f9504d910fe6db942ed6a85b3f3e8ed288db67564d100d04dc01ea979",
     "siamese": "ccf8606190e565493d23c1db9ce32326ce6ce7dafcda63689cade9a3951ad363",
 }
 

@@ -7,23 +7,38 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medfuse.errors import MedfuseError, MissingAttribute, UnreadableFile
+from medfuse.io import limits
+from medfuse.io.deflate import BARE, inflated
 
 #: What is read of every file before one series is chosen. No patient's name leaves this package.
-KEYWORDS = [
+KEYWORDS: list[str | int] = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName"),
     *("Modality", "ImageType", "SeriesNumber", "SeriesDescription", "Units", "SUVType", "FrameOfReferenceUID"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"),
     *("RescaleType", "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("RealWorldValueMappingSequence", "SliceThickness", "SpacingBetweenSlices", "DetectorInformationSequence"),
+    *("FrameIncrementPointer", "SliceVector", "InstanceNumber", "AcquisitionNumber", "EchoTime", "EchoNumbers"),
+    *("ComplexImageComponent", "DiffusionBValue", "DiffusionGradientOrientation", "InversionTime", "FlipAngle"),
+    *("ConvolutionKernel", "KVP", "SequenceName", "TemporalPositionIdentifier", "TriggerTime", "FrameReferenceTime"),
+    *("AcquisitionTime", "ContentTime", "DimensionIndexSequence"),
+    *(0x00290010, 0x00291010),  # Siemens CSA header, which describes mosaics
+    *("PixelRepresentation", "BitsStored", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("DecayCorrection", "CorrectedImage", "DecayFactor", "ActualFrameDuration", "SeriesDate", "SeriesTime"),
+    *("AcquisitionDate", "TimezoneOffsetFromUTC", "PatientWeight", "RadiopharmaceuticalInformationSequence"),
+    # GE's and Philips' PET elements (`dicom_suv`), in the first blocks that their creators may have reserved
+    *(0x00090000 + at for block in (0x10, 0x11, 0x12) for at in (block, (block << 8) + 0x0D)),
+    *(0x70530000 + at for block in (0x10, 0x11, 0x12) for at in (block, block << 8, (block << 8) + 0x09)),
 ]
 
 
@@ -92,9 +107,12 @@ def read_dataset(path: Path, **options: object) -> Dataset:
 
     Raises:
         InvalidDicomError: It is not DICOM after all.
+        UnreadableFile: It unpacks to too much.
     """
     with path.open("rb") as file:
         bare = file.read(132)[128:] != b"DICM"
+        file.seek(0 if bare else 132)
+        _check_inflated(file, path.name)
     dataset = pydicom.dcmread(path, force=bare, **options)
     if bare and "SOPClassUID" not in dataset:
         raise InvalidDicomError
@@ -102,6 +120,18 @@ def read_dataset(path: Path, **options: object) -> Dataset:
         implicit, _ = dataset.original_encoding
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     return dataset
+
+
+def _check_inflated(file: BinaryIO, name: str) -> None:
+    """Refuse a deflated data set (PS3.5 annex A.5) that is damaged or too large, before it is unpacked in memory."""
+    meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != 2)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    if inflated(file, limits.MAX_INFLATED_BYTES, BARE)[0] > limits.MAX_INFLATED_BYTES:
+        raise UnreadableFile(
+            f"expected at most {limits.MAX_INFLATED_BYTES} bytes once unpacked, found more in {name}",
+            "Check the file; more can be let in by setting medfuse.io.limits.MAX_INFLATED_BYTES",
+        )
 
 
 def words(header: Dataset, keyword: str) -> tuple[str, ...]:

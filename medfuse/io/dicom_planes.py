@@ -1,4 +1,4 @@
-"""Sort the images of a series by where they lie, check that they form one regular stack, and give its grid.
+"""Where every image of a file lies: a single-frame file, or each frame of an enhanced multi-frame one.
 
 The geometry comes from Image Position, Image Orientation and Pixel Spacing (PS3.3 section C.7.6.2.1.1) alone: Slice
 Thickness and Spacing Between Slices say how the slices were meant, the positions where they are.
@@ -6,8 +6,7 @@ Thickness and Spacing Between Slices say how the slices were meant, the position
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,24 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from medfuse.errors import MissingAttribute, SeriesError, UnreadableFile, UnsupportedImage
-from medfuse.grid import ORTHOGONAL_TOLERANCE, Grid
-from medfuse.io.dicom_header import count, numbers, word
+from medfuse.errors import MissingAttribute, UnreadableFile, UnsupportedImage
+from medfuse.io.dicom_header import count, numbers
 from medfuse.io.limits import check_voxels
 
-#: Largest difference between direction cosines of one series: 0.05 mm at the edge of a 500 mm image, and twice what
-#: rounding to four decimals makes.
-ORIENTATION_TOLERANCE = 2e-4
 #: Largest deviation of a direction cosine vector's length from 1; rounding to two decimals stays below.
 LENGTH_TOLERANCE = 1e-2
-#: A slice may lie this far from its place in a regular stack: 0.01 mm (positions are often rounded to 0.01 mm), or this
-#: share of the distance between slices, far below what interpolating between them can show.
-POSITION_TOLERANCE_MM, POSITION_TOLERANCE = 0.01, 0.01
+#: Farther from the origin lies no patient, mm; and no pixel is larger than the tenth of that.
+FARTHEST_MM = 1e5
 
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One image of a series: a file, or a frame of a multi-frame file.
+    """One image of a series: a file, a frame of a multi-frame file, or a tile of a mosaic.
 
     Args:
         path: The file.
@@ -43,6 +37,10 @@ class Plane:
         column_direction: LPS unit vector along a column (row index increases).
         spacing_mm: Distance between (rows, columns).
         shape: Number of (rows, columns).
+        tile: First (row, column) of the image in the pixels of its frame; (0, 0) but in a mosaic.
+
+    Raises:
+        UnreadableFile: It lies farther away, or is larger, than can be.
     """
 
     path: Path
@@ -53,6 +51,15 @@ class Plane:
     column_direction: NDArray[np.float64]
     spacing_mm: tuple[float, float]
     shape: tuple[int, int]
+    tile: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        if not (np.abs(self.position_mm).max() <= FARTHEST_MM and max(self.spacing_mm) <= FARTHEST_MM / 10):
+            raise UnreadableFile(
+                f"expected an image at most {FARTHEST_MM:g} mm from the origin, of pixels of at most "
+                f"{FARTHEST_MM / 10:g} mm, found more in {self.path.name}",
+                "Export the series again; the header is damaged",
+            )
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -77,120 +84,64 @@ def planes_of(path: Path, header: Dataset) -> Iterator[Plane]:
         UnreadableFile: One is malformed.
         UnsupportedImage: A multi-frame image without functional groups (PS3.3 section C.7.6.16), or too large a one.
     """
-    shape = count(header, "Rows"), count(header, "Columns")
-    frames = max(1, count(header, "NumberOfFrames", 1))
-    if min(shape) < 1:
-        raise MissingAttribute(f"expected Rows and Columns in {path.name}, found none", "Export the series again")
-    check_voxels((frames, *shape), path.name)
+    shape, frames = size_of(header, path.name)
     if frames > 1 and len(header.get("PerFrameFunctionalGroupsSequence") or []) != frames:
         raise UnsupportedImage(
             f"expected a functional group for each of {frames} frames, found other numbers in {path.name}",
             "Only enhanced multi-frame images are read; export the series as single-frame images",
         )
     for frame in range(frames):
-        orientation = numbers(group(header, frame, "PlaneOrientationSequence"), "ImageOrientationPatient", 6, path.name)
-        lengths = np.linalg.norm(orientation.reshape(2, 3), axis=1)
-        if np.abs(lengths - 1).max() > LENGTH_TOLERANCE:
-            raise UnreadableFile(
-                f"expected two unit vectors as ImageOrientationPatient in {path.name}, found lengths "
-                f"{lengths[0]:.3f} and {lengths[1]:.3f}",
-                "Export the series again; the header is damaged",
-            )
-        row, column = orientation.reshape(2, 3) / lengths[:, None]
-        spacing = numbers(group(header, frame, "PixelMeasuresSequence"), "PixelSpacing", 2, path.name)
-        if spacing.min() <= 0:
-            raise UnreadableFile(
-                f"expected a positive PixelSpacing in {path.name}, found {spacing.tolist()}",
-                "Export the series again; the header is damaged",
-            )
+        row, column = directions_of(group(header, frame, "PlaneOrientationSequence"), path.name)
+        spacing = spacing_of(group(header, frame, "PixelMeasuresSequence"), path.name)
         position = numbers(group(header, frame, "PlanePositionSequence"), "ImagePositionPatient", 3, path.name)
-        yield Plane(path, frame, header, position, row, column, (float(spacing[0]), float(spacing[1])), shape)
+        yield Plane(path, frame, header, position, row, column, spacing, shape)
 
 
-def stack(planes: Sequence[Plane]) -> tuple[list[Plane], Grid]:
-    """Sort planes along their normal and give the grid that they form.
-
-    The first axis of the grid is the vector from the first to the last position, divided by the number of steps.
-
-    Returns:
-        The planes in slice order, and the grid, whose axes (slice, row, column) are right-handed in reverse.
+def size_of(header: Dataset, name: str) -> tuple[tuple[int, int], int]:
+    """(Rows, columns) and number of frames of a file, not too many to hold.
 
     Raises:
-        SeriesError: The planes differ in size, spacing, orientation or frame of reference, share positions, or leave
-            gaps.
-        UnsupportedImage: There is only one, or the stack is sheared (gantry tilt).
+        MissingAttribute: Rows or Columns are absent.
+        UnsupportedImage: There are too many voxels.
     """
-    first = planes[0]
-    if len(planes) < 2:
-        raise UnsupportedImage(
-            "expected two or more slices, found one 2-D image, which is not a volume",
-            "Give the folder that holds the whole series",
+    shape = count(header, "Rows"), count(header, "Columns")
+    frames = max(1, count(header, "NumberOfFrames", 1))
+    if min(shape) < 1:
+        raise MissingAttribute(f"expected Rows and Columns in {name}, found none", "Export the series again")
+    check_voxels((frames, *shape), name)
+    return shape, frames
+
+
+def directions_of(holder: Dataset, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Unit vectors along a row and along a column from Image Orientation (Patient), each (3,).
+
+    Raises:
+        MissingAttribute: It is absent.
+        UnreadableFile: It does not hold two unit vectors.
+    """
+    orientation = numbers(holder, "ImageOrientationPatient", 6, name)
+    lengths = np.linalg.norm(orientation.reshape(2, 3), axis=1)
+    if np.abs(lengths - 1).max() > LENGTH_TOLERANCE:
+        raise UnreadableFile(
+            f"expected two unit vectors as ImageOrientationPatient in {name}, found lengths "
+            f"{lengths[0]:.3f} and {lengths[1]:.3f}",
+            "Export the series again; the header is damaged",
         )
-    _check_alike(planes)
-    planes = sorted(planes, key=lambda plane: float(plane.position_mm @ first.normal))
-    positions_mm = np.array([plane.position_mm for plane in planes])
-    step_mm = _regular_step(positions_mm, first.normal)
-    matrix = np.eye(4)
-    matrix[:3, 0] = step_mm
-    matrix[:3, 1] = first.column_direction * first.spacing_mm[0]
-    matrix[:3, 2] = first.row_direction * first.spacing_mm[1]
-    matrix[:3, 3] = positions_mm[0]
-    return planes, Grid((len(planes), *first.shape), matrix, word(first.header, "FrameOfReferenceUID") or None)
+    row, column = orientation.reshape(2, 3) / lengths[:, None]
+    return row, column
 
 
-def _check_alike(planes: Sequence[Plane]) -> None:
-    """Refuse planes that differ in size, spacing, frame of reference or orientation."""
-    hint = "Choose one acquisition and export it as a series of its own"
-    for what, values in (
-        ("image size", {plane.shape for plane in planes}),
-        ("Pixel Spacing", {tuple(np.round(plane.spacing_mm, 5)) for plane in planes}),
-        ("Frame of Reference", {word(plane.header, "FrameOfReferenceUID") for plane in planes}),
-    ):
-        if len(values) > 1:
-            raise SeriesError(
-                f"expected one {what} in the series, found {len(values)} among {len(planes)} images", hint
-            )
-    rows = np.array([plane.row_direction for plane in planes])
-    columns = np.array([plane.column_direction for plane in planes])
-    spread = max(np.abs(rows - rows[0]).max(), np.abs(columns - columns[0]).max())
-    if spread > ORIENTATION_TOLERANCE:
-        raise SeriesError(
-            f"expected one orientation in the series, found images whose direction cosines differ by {spread:.4f}", hint
+def spacing_of(holder: Dataset, name: str) -> tuple[float, float]:
+    """Distance in mm between (rows, columns) from Pixel Spacing.
+
+    Raises:
+        MissingAttribute: It is absent.
+        UnreadableFile: It does not hold two positive numbers.
+    """
+    spacing = numbers(holder, "PixelSpacing", 2, name)
+    if spacing.min() <= 0:
+        raise UnreadableFile(
+            f"expected a positive PixelSpacing in {name}, found {spacing.tolist()}",
+            "Export the series again; the header is damaged",
         )
-
-
-def _regular_step(positions_mm: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The vector from one slice to the next, (3,), of sorted positions, (K, 3), that must form a regular stack."""
-    gaps_mm = np.diff(positions_mm @ normal)
-    slices = len(positions_mm)
-    if gaps_mm.min() < POSITION_TOLERANCE_MM:
-        places = 1 + np.count_nonzero(gaps_mm >= POSITION_TOLERANCE_MM)
-        raise SeriesError(
-            f"expected one image at each position, found {slices} images at {places} positions "
-            "(several echoes, phases, times or volumes in one series)",
-            "Export one of them as a series of its own",
-        )
-    step_mm: NDArray[np.float64] = (positions_mm[-1] - positions_mm[0]) / (slices - 1)
-    length_mm = float(np.linalg.norm(step_mm))
-    tilt = np.linalg.norm(np.cross(step_mm / length_mm, normal))
-    if tilt > ORTHOGONAL_TOLERANCE:
-        raise UnsupportedImage(
-            f"expected slices stacked at right angles, found a stack sheared by {np.degrees(np.arcsin(tilt)):.1f}° "
-            "(gantry tilt)",
-            "Reconstruct or resample the series without tilt",
-        )
-    off_mm = np.linalg.norm(positions_mm - positions_mm[0] - np.arange(slices)[:, None] * step_mm, axis=1).max()
-    if off_mm > max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE * length_mm):
-        raise SeriesError(
-            f"expected equal distances between slices, found gaps of {_list_gaps(gaps_mm)}; a slice lies "
-            f"{off_mm:.2f} mm from its place in a regular stack",
-            "Check that no slice is missing, or export the series again",
-        )
-    return step_mm
-
-
-def _list_gaps(gaps_mm: NDArray[np.float64], most: int = 5) -> str:
-    """The commonest gaps, as "3.00 mm (×40), 6.00 mm (×1)"."""
-    counted = Counter(f"{gap:.2f}" for gap in gaps_mm).most_common()
-    listed = ", ".join(f"{gap} mm (×{times})" for gap, times in counted[:most])
-    return listed + (f" and {len(counted) - most} others" if len(counted) > most else "")
+    return float(spacing[0]), float(spacing[1])

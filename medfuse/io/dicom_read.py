@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels
-from pydicom.uid import UID, NuclearMedicineImageStorage
+from pydicom.uid import UID
 
-from medfuse.errors import SeriesError, UnreadableFile, UnsupportedImage
-from medfuse.grid import Grid
-from medfuse.io.dicom_header import count, damage_in, leniently, numbers, read_dataset, word, words
-from medfuse.io.dicom_planes import Plane, group, planes_of, stack
+from medfuse.errors import InputError, MedfuseWarning, SeriesError, UnreadableFile, UnsupportedImage
+from medfuse.io.decoding import Decoder, Request, is_decodable
+from medfuse.io.dicom_header import count, damage_in, leniently, read_dataset, word, words
+from medfuse.io.dicom_parts import Part, listed, parts_of, planes_in
+from medfuse.io.dicom_pixels import check_bits, check_length
+from medfuse.io.dicom_planes import Plane, group
+from medfuse.io.dicom_range import within_range
 from medfuse.io.dicom_series import Series
+from medfuse.io.dicom_stack import Stack, stack
+from medfuse.io.dicom_straighten import AIR_HU, straighten
+from medfuse.io.dicom_suv import SuvFactor, suv_factor
+from medfuse.io.dicom_values import COLORS, rescaled, slope_and_intercept, to_rgb, unit_of
 from medfuse.io.limits import check_voxels
 from medfuse.volume import Modality, Source, Step, Unit, Volume
 
-#: PET Units (0054,1001), PS3.3 section C.8.9.1.1.3.
-PET_UNITS = {"GML": Unit.SUV, "BQML": Unit.BQML, "CNTS": Unit.COUNTS}
-COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 #: Elements that hold pixels or are only of use with them.
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "IconImageSequence")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a DICOM series is to be read.
+
+    Args:
+        modality: Overrides what the headers say.
+        frame: Which time point of a series that holds several, from 1; None refuses such a series.
+        allow_gaps: Resample slices at uneven distances to even ones, instead of refusing them.
+        allow_2d: Take a single image as a volume of one slice.
+        units: "suv" makes SUV of PET values and refuses where it cannot; "native" leaves the file's own unit; None
+            makes SUV where that can be had.
+        fill_nan: Finite value to put in place of NaN and infinity, which float pixels may hold; None refuses them.
+    """
+
+    modality: Modality | None = None
+    frame: int | None = None
+    allow_gaps: bool = False
+    allow_2d: bool = False
+    units: str | None = None
+    fill_nan: float | None = None
 
 
 @dataclass(frozen=True)
@@ -32,33 +59,37 @@ class Plan:
     """What a series will be as a volume.
 
     Args:
-        planes: The images in slice order.
-        grid: The grid that they form.
+        stack: The images in slice order, and the grid that they form.
         modality: What made them.
         modality_from: What said so: "argument" or "header".
         unit: What a voxel's number will mean.
+        stored_unit: What it means in the files, once rescaled.
+        suv: What makes SUV of that, where something is to.
+        frames: What sets the time points of the series apart, in words; one where there is one.
+        parameters: What else the history should say of the reading.
+        warnings: What a person should know although it is read; the parameters say it too.
     """
 
-    planes: tuple[Plane, ...]
-    grid: Grid
+    stack: Stack
     modality: Modality
     modality_from: str
     unit: Unit
+    stored_unit: Unit
+    suv: SuvFactor | None
+    frames: tuple[str, ...]
+    parameters: dict[str, object]
+    warnings: tuple[str, ...] = ()
 
 
 @leniently()
-def plan(series: Series, modality: Modality | None = None) -> Plan:
-    """Decide from the headers alone whether and how a series becomes a volume.
+def parts(series: Series) -> tuple[Part, ...]:
+    """The volumes that a series holds, told apart by headers alone.
 
     Args:
-        series: What `dicom_series.choose` chose.
-        modality: Overrides what the headers say.
+        series: What `dicom_series.choose` chose, or one of what `scan` found.
 
     Raises:
-        SeriesError: The images do not form one regular stack, or belong to several patients.
-        MissingAttribute: A header lacks something that must not be guessed.
-        UnsupportedImage: A kind of image that is not read.
-        UnreadableFile: A header is damaged.
+        InputError: As `plan`.
     """
     for path, header in series.files:
         with damage_in(path.name):
@@ -69,86 +100,157 @@ def plan(series: Series, modality: Modality | None = None) -> Plan:
             f"expected images of one patient in the series, found {len(patients)} different patients",
             "Separate the patients' files; their series must not share a UID",
         )
-    if len(series.files) > 1 and any(count(header, "NumberOfFrames", 1) > 1 for _, header in series.files):
+    signs = Counter(word(header, "PixelRepresentation") for _, header in series.files)
+    if len(signs) > 1:
         raise SeriesError(
-            f"expected one multi-frame file in the series, found {len(series.files)} files",
-            "Give the path of one of the files",
+            f"expected pixels of one PixelRepresentation in the series, found {signs['0']} images of unsigned and "
+            f"{signs['1']} of signed ones",
+            "Export the series again; a header is damaged, or two series are mixed",
         )
     planes: list[Plane] = []
     for path, header in series.files:
         with damage_in(path.name):
-            planes.extend(planes_of(path, header))
-    ordered, grid = stack(planes)
-    check_voxels(grid.shape, "the series")
-    chosen = modality or series.modality
+            planes.extend(planes_in(path, header))
+    return parts_of(planes)
+
+
+@leniently()
+def plan(series: Series, reading: Reading | None = None, found: Sequence[Part] = ()) -> Plan:
+    """Decide from the headers alone whether and how a series becomes a volume.
+
+    Args:
+        series: What `dicom_series.choose` chose.
+        reading: How to read it.
+        found: What `parts` found in it, if that was done before.
+
+    Raises:
+        SeriesError: The images do not form one regular stack, are several volumes, or belong to several patients.
+        MissingAttribute: A header lacks something that must not be guessed.
+        UnsupportedImage: A kind of image that is not read.
+        UnreadableFile: A header is damaged.
+    """
+    reading = reading or Reading()
+    part = _chosen_part(series, found or parts(series))
+    planes = part.frames[_chosen_frame(part, reading.frame)]
+    stacked = stack(planes, allow_gaps=reading.allow_gaps, allow_2d=reading.allow_2d)
+    check_voxels(stacked.grid.shape, "the series")
+    modality = reading.modality or series.modality
     units = set()
-    for plane in ordered:
+    for plane in stacked.planes:
         with damage_in(plane.path.name):
-            units.add(unit := _unit(plane, chosen))
-            _slope_and_intercept(plane, unit)
+            units.add(unit := unit_of(plane, modality))
+            slope_and_intercept(plane, unit)
     if len(units) > 1:
         raise SeriesError(
             f"expected one unit in the series, found {', '.join(sorted(unit.value for unit in units))}",
             "Export images of one unit as a series of their own",
         )
-    return Plan(tuple(ordered), grid, chosen, "argument" if modality else "header", units.pop())
+    parameters: dict[str, object] = {"part": part.label} if part.label else {}
+    parameters |= {"allow_2d": True} if len(stacked.planes) == 1 else {}
+    if len(part.frames) > 1:
+        parameters |= {"frame": reading.frame, "frames": len(part.frames)}
+    stored_unit = units.pop()
+    headers = list({plane.path: plane.header for plane in stacked.planes}.values())
+    unit, suv, refusal = _suv(headers, modality, stored_unit, reading.units)
+    told = [*series.remarks, *_warnings(stacked), *refusal]
+    parameters |= {"warnings": told} if told else {}
+    modality_from = "argument" if reading.modality else "header"
+    return Plan(stacked, modality, modality_from, unit, stored_unit, suv, part.labels, parameters, tuple(told))
+
+
+def _suv(
+    headers: Sequence[Dataset], modality: Modality, unit: Unit, wanted: str | None
+) -> tuple[Unit, SuvFactor | None, list[str]]:
+    """The unit that values will have, what makes SUV of the stored ones, and why nothing does, where one wonders."""
+    functional = modality in (Modality.PT, Modality.NM) and unit is not Unit.RGB
+    if wanted == "native" or (wanted is None and not (functional and word(headers[0], "Modality") == "PT")):
+        return unit, None, []
+    stated = any(word(header, "Units") for header in headers)
+    if unit is Unit.SUV and not stated:
+        return unit, None, []  # a real world value map says so
+    try:
+        if not functional:
+            raise UnsupportedImage(f"expected PET or SPECT for SUV, found {modality.value}", "Leave out --units suv")
+        with damage_in("the series"):
+            factor = suv_factor(headers)
+    except InputError as error:
+        if wanted == "suv":
+            raise
+        return Unit.ARBITRARY if unit is Unit.SUV else unit, None, [f"not in SUV: {error.args[0]}"]
+    return Unit.SUV, None if unit is Unit.SUV else factor, []
+
+
+def _chosen_part(series: Series, found: Sequence[Part]) -> Part:
+    """The part of a series that was asked for, or the only one."""
+    name = "" if series.number is None else series.number
+    if series.part is None and len(found) == 1:
+        return found[0]
+    if series.part is not None and 1 <= series.part <= len(found):
+        return found[series.part - 1]
+    asked = "one volume in the series" if series.part is None else f"a part of the series, not {series.part}"
+    raise SeriesError(
+        f"expected {asked}, found {len(found)}: {listed(found, lambda n: f'{name}:{n}')}",
+        f"Choose one with --series {name}:N (in Python: series='{name}:N')",
+    )
+
+
+def _chosen_frame(part: Part, frame: int | None) -> int:
+    """The index of the time point that was asked for, or of the only one."""
+    count = len(part.frames)
+    if (frame is None and count == 1) or (frame is not None and 1 <= frame <= count):
+        return (frame or 1) - 1
+    images = len(part.frames[0])
+    asked = "one volume" if frame is None else f"a frame of 1 to {count}, not {frame}"
+    which = f": {listed(part.labels, str)}" if count > 1 else ""
+    raise SeriesError(
+        f"expected {asked}, found {count} of {images} image{'s' * (images > 1)} each{which}",
+        "Choose one by its number with --frame (in Python: frame=)",
+    )
+
+
+def _warnings(stacked: Stack) -> list[str]:
+    """What a person should know of images that are read all the same."""
+    planes = stacked.planes
+    found = []
+    holders = [group(plane.header, plane.frame, "PixelMeasuresSequence") for plane in planes]
+    thicknesses = {word(holder, "SliceThickness") for holder in holders} - {""}
+    if len(thicknesses) > 1:
+        found.append(f"slice thickness differs: {', '.join(sorted(thicknesses))} mm")
+    if any(word(plane.header, "PhotometricInterpretation") == "MONOCHROME1" for plane in planes):
+        found.append("MONOCHROME1: values are kept as they are, though the file asks to show the lowest as white")
+    if "tilt_degrees" in stacked.resampled:
+        found.append(f"a gantry tilt of {stacked.resampled['tilt_degrees']}° is resampled to right angles")
+    return found
 
 
 def _check_kind(header: Dataset, name: str) -> None:
     """Refuse the kinds of images that are not read."""
     photometric = word(header, "PhotometricInterpretation")
     syntax = UID(word(header.file_meta, "TransferSyntaxUID"))
-    try:
-        readable = get_decoder(syntax).is_available
-    except NotImplementedError:
-        readable = False
-    if "MOSAIC" in words(header, "ImageType"):
+    if photometric not in ("MONOCHROME1", "MONOCHROME2", *COLORS):
         raise UnsupportedImage(
-            f"expected one slice in each image, found a Siemens mosaic in {name}",
-            "Convert it with dcm2niix, or export the series as single slices",
-        )
-    if word(header, "SOPClassUID") == NuclearMedicineImageStorage:
-        raise UnsupportedImage(
-            f"expected CT, MR, PET or secondary capture images, found a Nuclear Medicine image in {name}",
-            "Convert it to NIfTI first",
-        )
-    if photometric != "MONOCHROME2" and photometric not in COLORS:
-        raise UnsupportedImage(
-            f"expected MONOCHROME2, RGB, YBR or palette colour, found {photometric or 'no photometric interpretation'} "
+            f"expected MONOCHROME, RGB, YBR or palette colour, found {photometric or 'no photometric interpretation'} "
             f"in {name}",
             "Convert the images to MONOCHROME2 first",
         )
-    if not readable:
+    if not is_decodable(syntax):
         raise UnsupportedImage(
             f"expected a transfer syntax that can be decoded here, found {syntax.name or 'none'} in {name}",
             "Decompress the images first, e.g. with dcmdjpeg or gdcmconv --raw",
         )
-
-
-def _unit(plane: Plane, modality: Modality) -> Unit:
-    """What the number of a voxel means, from the header."""
-    header = plane.header
-    if word(header, "PhotometricInterpretation") in COLORS:
-        return Unit.RGB
-    if modality is Modality.CT:
-        values = group(header, plane.frame, "PixelValueTransformationSequence")
-        return Unit.HU if word(values, "RescaleType") in ("", "HU") else Unit.ARBITRARY
-    if modality in (Modality.PT, Modality.NM):
-        unit = PET_UNITS.get(word(header, "Units"), Unit.ARBITRARY)
-        by_weight = word(header, "SUVType") in ("", "BW")
-        return unit if by_weight or unit is not Unit.SUV else Unit.ARBITRARY
-    return Unit.ARBITRARY
+    check_bits(header, name)
 
 
 @leniently()
-def read_series(series: Series, modality: Modality | None = None) -> Volume:
+def read_series(series: Series, reading: Reading | None = None) -> Volume:
     """Read a series; values are rescaled slice by slice with each image's own slope and intercept.
 
-    Pixel padding is left as the values that it has.
+    PET becomes SUV where its headers allow it; padding of a CT becomes air. A stack that is sheared by a tilted
+    gantry, or, where that was asked for, one with gaps, is interpolated once onto a regular grid.
 
     Args:
         series: What `dicom_series.choose` chose.
-        modality: Overrides what the headers say.
+        reading: How to read it.
 
     Returns:
         float32 of shape (K, J, I), or uint8 RGB of shape (K, J, I, 3).
@@ -156,94 +258,117 @@ def read_series(series: Series, modality: Modality | None = None) -> Volume:
     Raises:
         InputError: As `plan`; UnreadableFile also where pixel data is damaged or cut short.
     """
-    planned = plan(series, modality)
-    color = planned.unit is Unit.RGB
-    array = np.empty((*planned.grid.shape, 3) if color else planned.grid.shape, np.uint8 if color else np.float32)
-    instances: list[tuple[str, str]] = []
+    planned = plan(series, reading)
+    stacked, color = planned.stack, planned.unit is Unit.RGB
+    shape = (len(stacked.planes), *stacked.planes[0].shape)
+    array = np.empty((*shape, 3) if color else shape, np.uint8 if color else np.float32)
+    instances: dict[tuple[str, str], None] = {}
     source: Dataset | None = None
     start = 0
-    for path, run in groupby(planned.planes, key=lambda plane: plane.path):
-        planes = list(run)
-        with damage_in(path.name):
-            dataset = read_dataset(path)
-            _read_frames(dataset, planes, planned.unit, array[start : start + len(planes)])
-            instances.append((word(dataset, "SOPClassUID"), word(dataset, "SOPInstanceUID")))
-            source = source or _header_of(dataset)
-        start += len(planes)
-    step = Step("read", {"format": "dicom", "files": len(instances), "modality_from": planned.modality_from})
-    return Volume(
-        array, planned.grid, planned.modality, planned.unit, Source("dicom", source, tuple(instances)), (step,)
+    files = [(path, list(run)) for path, run in groupby(stacked.planes, key=lambda plane: plane.path)]
+    requests = [_request(planes) for _, planes in files]
+    with Decoder(requests) as decoder:
+        for (path, planes), request in zip(files, requests, strict=True):
+            with damage_in(path.name):
+                dataset = read_dataset(path)
+                check_length(dataset, path.name)
+                out = array[start : start + len(planes)]
+                _read_frames(decoder.frames(request, dataset), dataset, planes, planned.stored_unit, out)
+                instances[word(dataset, "SOPClassUID"), word(dataset, "SOPInstanceUID")] = None
+                source = source or _header_of(dataset)
+            start += len(planes)
+    step = Step(
+        "read",
+        {
+            "format": "dicom",
+            "files": len({plane.path for plane in stacked.planes}),
+            "modality_from": planned.modality_from,
+            **planned.parameters,
+        },
+    )
+    for message in planned.warnings:
+        warnings.warn(message, MedfuseWarning, stacklevel=4)  # at the caller of `medfuse.read`
+    history: tuple[Step, ...] = (step,)
+    if reading is not None and reading.fill_nan is not None and not color:
+        array[~np.isfinite(array)] = reading.fill_nan
+    if planned.suv:
+        array *= np.float32(planned.suv.factor)
+        suv = {"factor": planned.suv.factor, "how": planned.suv.how, "from": planned.stored_unit.value}
+        history = (*history, Step("suv", suv))
+    if stacked.resampled:
+        array, straightened = _straightened(array, stacked, planned.unit)
+        history = (*history, straightened)
+    origin = Source("dicom", source, tuple(instances))
+    return Volume(array, stacked.grid, planned.modality, planned.unit, origin, history)
+
+
+def _straightened(array: NDArray[np.generic], stacked: Stack, unit: Unit) -> tuple[NDArray[np.generic], Step]:
+    """The slices on the stack's grid, and what was done to them."""
+    outside = AIR_HU if unit is Unit.HU else min(0.0, float(array.min()))
+    positions_mm = [plane.position_mm for plane in stacked.planes]
+    straight = straighten(array, positions_mm, stacked.grid, outside)
+    parameters = {
+        **stacked.resampled,
+        "interpolation": "linear, once",
+        "shape_before": list(array.shape[:3]),
+        "shape": list(stacked.grid.shape),
+        "outside": outside,
+    }
+    return straight, Step("straighten", parameters)
+
+
+def _request(planes: Sequence[Plane]) -> Request:
+    """The frames of one file that its planes are made of."""
+    header = planes[0].header
+    return Request(
+        planes[0].path,
+        tuple(index for index, _ in groupby(planes, key=lambda plane: plane.frame)),
+        word(header.file_meta, "TransferSyntaxUID"),
+        (count(header, "Rows"), count(header, "Columns")),
+        max(1, count(header, "NumberOfFrames", 1)),
     )
 
 
-def _read_frames(dataset: Dataset, planes: Sequence[Plane], unit: Unit, out: NDArray[np.generic]) -> None:
-    """Decode the frames of one file into `out`, one plane after the other.
+def _read_frames(
+    decoded: Iterator[NDArray[np.generic]],
+    dataset: Dataset,
+    planes: Sequence[Plane],
+    unit: Unit,
+    out: NDArray[np.generic],
+) -> None:
+    """Put the decoded frames of one file into `out`, one plane after the other.
 
     Raises:
         UnreadableFile: The file has another number or size of frames than its header says.
-        UnsupportedImage: Colour has more than 8 bits.
+        UnsupportedImage: Colour has more than 8 bits, or values are beyond what can be kept.
     """
     name = planes[0].path.name
-    if "PixelData" not in dataset:
+    if not any(keyword in dataset for keyword in PIXELS[:3]):
         raise UnreadableFile(f"expected Pixel Data in {name}, found none", "Export the series again")
+    frames = [(index, list(tiles)) for index, tiles in groupby(planes, key=lambda plane: plane.frame)]
     done = 0
-    for plane, stored, values in zip(
-        planes, iter_pixels(dataset, indices=[plane.frame for plane in planes]), out, strict=False
-    ):
-        frame = _color(stored, dataset, name) if unit is Unit.RGB else _rescaled(stored, plane, unit)
-        if frame.shape != values.shape:
-            raise UnreadableFile(
-                f"expected an image of shape {values.shape} in {name}, found {frame.shape}", "Export the series again"
-            )
-        values[...] = frame
-        done += 1
+    for (_, tiles), stored in zip(frames, decoded, strict=False):
+        for plane in tiles:
+            (row, column), (rows, columns) = plane.tile, plane.shape
+            pixels = stored[row : row + rows, column : column + columns] if _is_tile(plane, dataset) else stored
+            if unit is Unit.RGB:
+                values = to_rgb(pixels, dataset, name)
+            else:
+                values = within_range(rescaled(pixels, plane, unit), pixels, plane, unit)
+            if values.shape != out[done].shape:
+                raise UnreadableFile(
+                    f"expected an image of shape {out[done].shape} in {name}, found {values.shape}",
+                    "Export the series again",
+                )
+            out[done] = values
+            done += 1
     if done < len(planes):
         raise UnreadableFile(f"expected {len(planes)} frames in {name}, found {done}", "Export the series again")
 
 
-def _slope_and_intercept(plane: Plane, unit: Unit) -> tuple[float, float] | None:
-    """Rescale slope and intercept of a plane, or None where the stored values are the values.
-
-    Raises:
-        MissingAttribute: One is absent, though the unit rests on it.
-        UnsupportedImage: The slope is zero, or values would overflow.
-    """
-    name, values = plane.path.name, group(plane.header, plane.frame, "PixelValueTransformationSequence")
-    if unit is Unit.RGB or "ModalityLUTSequence" in values:
-        return None
-    if unit is Unit.ARBITRARY and not word(values, "RescaleSlope"):
-        return None
-    slope = float(numbers(values, "RescaleSlope", 1, name)[0])
-    intercept = float(numbers(values, "RescaleIntercept", 1, name)[0])
-    if slope == 0 or max(abs(slope), abs(intercept)) * 2.0**32 > float(np.finfo(np.float32).max):
-        raise UnsupportedImage(
-            f"expected a rescale slope and intercept that keep values apart, found {slope} and {intercept} in {name}",
-            "Export the series again; the header is damaged",
-        )
-    return slope, intercept
-
-
-def _rescaled(stored: NDArray[np.generic], plane: Plane, unit: Unit) -> NDArray[np.generic]:
-    """Stored values after the modality transformation (PS3.3 section C.11.1), in float64 where there is one."""
-    values = group(plane.header, plane.frame, "PixelValueTransformationSequence")
-    if "ModalityLUTSequence" in values:
-        looked_up: NDArray[np.generic] = apply_modality_lut(stored, values)
-        return looked_up
-    rescale = _slope_and_intercept(plane, unit)
-    return stored if rescale is None else stored.astype(np.float64) * rescale[0] + rescale[1]
-
-
-def _color(stored: NDArray[np.generic], dataset: Dataset, name: str) -> NDArray[np.generic]:
-    """Stored values as RGB of 8 bits; YBR was already converted on decoding."""
-    if word(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
-        stored = apply_color_lut(stored, dataset)
-        if stored.dtype == np.uint16:
-            stored = np.right_shift(stored, 8, dtype=np.uint16).astype(np.uint8)
-    if stored.dtype != np.uint8:
-        raise UnsupportedImage(
-            f"expected colour of 8 bits a sample, found {stored.dtype} in {name}", "Convert the images to 8-bit RGB"
-        )
-    return stored[..., :3]
+def _is_tile(plane: Plane, dataset: Dataset) -> bool:
+    """Whether a plane is only a part of its frame's pixels."""
+    return plane.shape != (count(dataset, "Rows"), count(dataset, "Columns"))
 
 
 def _header_of(dataset: Dataset) -> Dataset:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom import Dataset, uid
 
 from medfuse.errors import MedfuseError, SeriesError, UnreadableFile
 from medfuse.io.dicom_header import count, leniently, read_header, word, words
+from medfuse.io.dicom_strays import is_copy, remarks
 from medfuse.io.sidecar import to_modality
 from medfuse.volume import Modality
 
@@ -38,6 +38,9 @@ SCANS = {
 THREADS = 8
 DICOM_SUFFIXES = {".dcm", ".ima"}
 DAMAGED, CLOSED = "damaged DICOM file", "file that cannot be opened"
+LOCALIZER, COPY = "localizer (scout) image", "copy of an image that is there already"
+#: What an image cannot do without.
+NEEDED = ("SOPClassUID", "SeriesInstanceUID", "Rows")
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,14 @@ class Series:
     Args:
         uid: Series Instance UID.
         files: Path and header of every image file; headers hold `dicom_header.KEYWORDS` only.
+        part: Which of the volumes that the series holds was asked for, from 1 (`dicom_parts`); None if none was.
+        remarks: What a person should know of what was left out beside it (`dicom_strays`).
     """
 
     uid: str
     files: tuple[tuple[Path, Dataset], ...]
+    part: int | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def header(self) -> Dataset:
@@ -68,11 +75,18 @@ class Series:
         return sum(max(1, count(header, "NumberOfFrames", 1)) for _, header in self.files)
 
     @property
+    def may_be_volume(self) -> bool:
+        """Whether there is more than one 2-D image: several files or frames, or a mosaic."""
+        return self.images > 1 or "MOSAIC" in words(self.header, "ImageType")
+
+    @property
     def modality(self) -> Modality:
         """What made the images: what the SOP class implies, else the attribute Modality, else OTHER."""
         implied = SCANS.get(word(self.header, "SOPClassUID"))
         known = {Modality.CT.value, Modality.MR.value, Modality.PT.value, Modality.NM.value}
         stated = word(self.header, "Modality").upper()
+        if implied is Modality.PT and stated == Modality.NM.value:
+            return Modality.NM  # SPECT that is written as PET
         return implied or (Modality(stated) if stated in known else Modality.OTHER)
 
     def __str__(self) -> str:
@@ -89,11 +103,13 @@ class Scan:
         series: All series, by Series Number and UID.
         others: Files that are not DICOM.
         left_out: How many DICOM files were left out, by reason.
+        suspects: Those left out that may be a slice of a series, with the reason.
     """
 
     series: tuple[Series, ...]
     others: tuple[Path, ...]
     left_out: Counter[str]
+    suspects: tuple[tuple[Path, str], ...] = ()
 
     def list_left_out(self) -> list[str]:
         """As "1 file: RT Structure Set holds no image"."""
@@ -101,11 +117,31 @@ class Scan:
 
 
 def files_below(path: Path) -> list[Path]:
-    """The path itself if it is a file, else all files below it, sorted; links to folders are not followed."""
+    """The path itself if it is a file, else all files below it, sorted; links to folders are not followed.
+
+    Links that lead nowhere stay if they are named as DICOM: what they stood for may be a slice.
+
+    Raises:
+        UnreadableFile: A folder cannot be looked into.
+    """
     if path.is_file():
         return [path]
-    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-    return sorted(file for file in found if file.is_file())
+    found = (Path(folder) / name for folder, _, names in os.walk(path, onerror=_refuse_closed) for name in names)
+    return sorted(file for file in found if file.is_file() or (file.is_symlink() and _is_named_dicom(file)))
+
+
+def _refuse_closed(error: OSError) -> None:
+    """A folder that cannot be looked into may hold slices."""
+    raise UnreadableFile(
+        f"expected folders that can be read, found that {Path(error.filename).name} cannot be "
+        f"({error.strerror or type(error).__name__})",
+        "Check the rights there, or give a folder without it",
+    ) from error
+
+
+def _is_named_dicom(path: Path) -> bool:
+    """Whether a name is that of a DICOM file, and not that of macOS's notes on one, which begins with "._"."""
+    return path.suffix.lower() in DICOM_SUFFIXES and not path.name.startswith("._")
 
 
 @leniently()
@@ -115,26 +151,39 @@ def scan(paths: Iterable[Path]) -> Scan:
     with ThreadPoolExecutor(THREADS) as pool:
         headers = list(pool.map(_header_or_reason, paths))
     series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
-    twins: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    twins: dict[tuple[str, str], list[tuple[Path, Dataset]]] = defaultdict(list)
+    aside: dict[str, list[tuple[str, Dataset]]] = defaultdict(list)
     others: list[Path] = []
+    suspects: list[tuple[Path, str]] = []
     left_out: Counter[str] = Counter()
     for path, header in zip(paths, headers, strict=True):
         if header is None:
             others.append(path)
             continue
-        if isinstance(header, str) or (reason := _reason_to_leave_out(header)):
-            left_out[header if isinstance(header, str) else reason] += 1
+        reason = header if isinstance(header, str) else _reason_to_leave_out(header)
+        if isinstance(header, str) or reason.startswith((DAMAGED, CLOSED)):
+            left_out[reason] += 1
+            suspects.append((path, reason))
             continue
         key = word(header, "SeriesInstanceUID")
         same = twins[key, word(header, "SOPInstanceUID")]
-        if any(filecmp.cmp(path, twin, shallow=False) for twin in same):
-            left_out["copy of an image that is there already"] += 1
+        if not reason and any(is_copy((path, header), twin) for twin in same):
+            reason = COPY
+        if reason:
+            left_out[reason] += 1
+            aside[key].append((reason, header))
             continue
-        same.append(path)
+        same.append((path, header))
         series[key].append((path, header))
-    found = [Series(key, tuple(files)) for key, files in series.items()]
+    singles = [(key, files[0][1]) for key, files in series.items() if len(files) == 1]
+    found = []
+    for key, files in series.items():
+        apart = [header for other, header in singles if other != key]
+        copies = sum(reason == COPY for reason, _ in aside[key])
+        scouts = [header for reason, header in aside[key] if reason == LOCALIZER]
+        found.append(Series(key, tuple(files), remarks=remarks(files[0][1], copies, scouts, apart)))
     found.sort(key=lambda one: (one.number is None, one.number or 0, one.uid))
-    return Scan(tuple(found), tuple(others), left_out)
+    return Scan(tuple(found), tuple(others), left_out, tuple(suspects))
 
 
 def _header_or_reason(path: Path) -> Dataset | str | None:
@@ -145,7 +194,7 @@ def _header_or_reason(path: Path) -> Dataset | str | None:
     """
     try:
         header = read_header(path)
-        return DAMAGED if header is None and path.suffix.lower() in DICOM_SUFFIXES else header
+        return DAMAGED if header is None and _is_named_dicom(path) else header
     except MedfuseError:
         return DAMAGED
     except OSError:
@@ -154,13 +203,27 @@ def _header_or_reason(path: Path) -> Dataset | str | None:
 
 def _reason_to_leave_out(header: Dataset) -> str:
     """Why a DICOM file is no image of a scan, or ""."""
-    sop_class = uid.UID(word(header, "SOPClassUID") or word(header.file_meta, "MediaStorageSOPClassUID"))
+    stored_as = word(header.file_meta, "MediaStorageSOPClassUID")
+    sop_class = uid.UID(word(header, "SOPClassUID") or stored_as)
+    cut_short = "SOPClassUID" not in header and stored_as != uid.MediaStorageDirectoryStorage
+    lacking = next((keyword for keyword in NEEDED if not word(header, keyword)), "")
+    if cut_short or (stored_as in SCANS and sop_class not in SCANS):
+        return f"{DAMAGED} without {lacking}" if lacking else DAMAGED
     name = sop_class.name.removesuffix(" Storage") if sop_class.name != sop_class else "object of an unknown class"
-    if not sop_class or (sop_class in SCANS and not ("Rows" in header and word(header, "SeriesInstanceUID"))):
-        return DAMAGED
+    if not sop_class or (sop_class in SCANS and lacking):
+        return f"{DAMAGED} without {lacking}"
     if sop_class not in SCANS:
         return f"{name} is not a scan" if "Rows" in header else f"{name} holds no image"
-    return "localizer (scout) image" if "LOCALIZER" in words(header, "ImageType") else ""
+    kinds = {kind.upper() for kind in words(header, "ImageType")}
+    if "LOCALIZER" in kinds:
+        return LOCALIZER
+    placeless = "SecondaryCapture" in (sop_class.keyword or "") and not _is_placed(header)
+    return "screen capture, without a place in the patient" if placeless or "SCREEN SAVE" in kinds else ""
+
+
+def _is_placed(header: Dataset) -> bool:
+    """Whether a header says where its image lies."""
+    return bool(word(header, "ImagePositionPatient") or header.get("PerFrameFunctionalGroupsSequence"))
 
 
 @leniently()
@@ -169,17 +232,20 @@ def choose(found: Scan, series: str | int | None = None, modality: Modality | No
 
     Args:
         found: What `scan` found.
-        series: Series Instance UID, Series Number, or a modality as `to_modality` knows it; None chooses the only one
-            that can be a volume.
+        series: Series Instance UID, Series Number, or a modality as `to_modality` knows it, each with ":N" after it for
+            part N of the series; None chooses the only one that can be a volume.
         modality: Considered where several series are left.
 
     Raises:
         SeriesError: None or several are left; the message lists them.
         UnreadableFile: A damaged file may be a slice of the series.
     """
-    if damaged := found.left_out[DAMAGED] + found.left_out[CLOSED]:
+    if found.suspects:
+        path, reason = found.suspects[0]
+        first = "the first, " if len(found.suspects) > 1 else ""
         raise UnreadableFile(
-            f"expected whole DICOM files, found {damaged} damaged or unreadable, which may belong to the series",
+            f"expected whole DICOM files, found {len(found.suspects)} damaged or unreadable, which may belong to the "
+            f"series ({first}{path.name}: {reason})",
             "Copy or export them again, or remove them",
         )
     if not found.series:
@@ -188,19 +254,26 @@ def choose(found: Scan, series: str | int | None = None, modality: Modality | No
             "Give the folder that holds the images",
         )
     candidates = list(found.series)
-    if series is not None:
-        candidates = _asked_for(candidates, str(series).strip())
+    name, part = _name_and_part(series)
+    if name:
+        candidates = _asked_for(candidates, name)
     elif len(candidates) > 1:
-        candidates = [one for one in candidates if one.images > 1] or candidates
+        candidates = [one for one in candidates if one.may_be_volume] or candidates
     if len(candidates) > 1 and modality is not None:
         candidates = [one for one in candidates if one.modality is modality]
     if len(candidates) == 1:
-        return candidates[0]
+        return candidates[0] if part is None else replace(candidates[0], part=part)
     listed = "; ".join(str(one) for one in candidates or found.series)
     raise SeriesError(
         f"expected one series, found {len(candidates) or 'none that fits'} among {len(found.series)}: {listed}",
         "Choose one by its number, UID or modality with --series (in Python: series=); `medfuse info` lists them",
     )
+
+
+def _name_and_part(series: str | int | None) -> tuple[str, int | None]:
+    """What names a series, and the number of the part of it: "4:2" is part 2 of number 4, ":2" that of the only one."""
+    name, _, part = str(series if series is not None else "").strip().partition(":")
+    return (name, int(part)) if part.isdecimal() else (f"{name}:{part}" if part else name, None)
 
 
 def _asked_for(candidates: list[Series], asked: str) -> list[Series]:
@@ -213,4 +286,4 @@ def _asked_for(candidates: list[Series], asked: str) -> list[Series]:
     except ValueError:
         return []
     fitting = [one for one in candidates if one.modality is modality]
-    return [one for one in fitting if one.images > 1] or fitting
+    return [one for one in fitting if one.may_be_volume] or fitting

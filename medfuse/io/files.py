@@ -7,19 +7,23 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from medfuse.errors import OutputError, SeriesError, UnreadableFile
+from medfuse.errors import OutputError, SeriesError, UnreadableFile, UnsupportedImage
 from medfuse.io import itk_files
-from medfuse.io.content import DICOM, METAIMAGE, NIFTI, NRRD, VOLUMES, format_of, unpacked
-from medfuse.io.dicom_read import read_series
+from medfuse.io.archive import unpacked
+from medfuse.io.content import DICOM, METAIMAGE, NIFTI, NRRD, VOLUMES, ZIP, format_of, voxels_of
+from medfuse.io.dicom_read import Reading, read_series
 from medfuse.io.dicom_series import Scan, choose, files_below, scan
+from medfuse.io.dicomdir import files_of_medium
 from medfuse.io.inspection import Inspection, inspect_file, inspect_series
 from medfuse.io.nifti import read_nifti, write_nifti
 from medfuse.io.output import check_target, whole
 from medfuse.io.sidecar import sidecar_path, to_json, to_modality
-from medfuse.volume import Modality, Volume
+from medfuse.volume import Modality, Unit, Volume
 
 #: The formats that `write` knows, by the suffixes that stand for them.
 SUFFIXES = {".nii": NIFTI, ".nii.gz": NIFTI, ".nrrd": NRRD, ".mha": METAIMAGE}
+#: What `read` can be asked for as units.
+UNITS = ("suv", "native")
 _FORMATS = {"dicom": DICOM, "nifti": NIFTI, "nrrd": NRRD, "mha": METAIMAGE, "metaimage": METAIMAGE}
 
 
@@ -29,16 +33,26 @@ def read(
     series: str | int | None = None,
     modality: Modality | str | None = None,
     fill_nan: float | None = None,
+    frame: int | None = None,
+    allow_gaps: bool = False,
+    allow_2d: bool = False,
+    units: str | None = None,
 ) -> Volume:
     """Read one scan.
 
     Args:
         path: A DICOM folder (any depth, order and file names, several series), a zip archive of one, a DICOM file with
             several frames, or a NIfTI, NRRD or MetaImage file, or a folder with one of these.
-        series: Series Instance UID, Series Number or modality, where a DICOM folder holds several.
+        series: Series Instance UID, Series Number or modality, where a DICOM folder holds several; with ":2" after it,
+            part 2 of a series that holds several volumes.
         modality: What made the image, overriding what the file says: CT, MR (MRI), PT (PET), NM (SPECT), in any case.
             Where a folder holds several series, the one of this modality is read.
         fill_nan: Finite value to put in place of NaN and infinity; None refuses them.
+        frame: Which time point, from 1, of a scan that holds several; None refuses such a scan.
+        allow_gaps: Resample DICOM slices at uneven distances to even ones, instead of refusing them.
+        allow_2d: Take a single DICOM image as a volume of one slice.
+        units: "suv" refuses what is not, and cannot be made, SUV by body weight; "native" leaves the unit of the file;
+            None makes SUV of DICOM PET where its headers allow it, and otherwise says in the history why not.
 
     Returns:
         float32 of shape (K, J, I) or uint8 RGB of shape (K, J, I, 3), with exact geometry in LPS millimetres.
@@ -49,20 +63,37 @@ def read(
         MissingAttribute: The header lacks what must not be guessed.
         UnsupportedImage: It is an image, but not usable as a volume.
         GeometryError: The axes are not at right angles.
-        ValueError: `modality` is not a modality, or `fill_nan` is not finite.
+        ValueError: `modality` is not a modality, `units` none of these, or `fill_nan` is not finite.
     """
+    if units not in (None, *UNITS):
+        raise ValueError(f"expected units of {', '.join(UNITS)}, got {units!r}")
     if fill_nan is not None and not math.isfinite(fill_nan):
         raise ValueError(f"expected a finite number in place of NaN, got {fill_nan}")
     wanted = None if modality is None else to_modality(modality)
     with unpacked(_existing(path)) as place:
-        found = scan(files_below(place))
+        found = scan(_files(place))
         volumes = _volumes(found)
         if found.series or (found.left_out and not volumes):
-            return read_series(choose(found, series, wanted), wanted)
+            reading = Reading(wanted, frame, allow_gaps, allow_2d, units, fill_nan)
+            return read_series(choose(found, series, wanted), reading)
         file, format = _only(volumes, place)
         if format == NIFTI:
-            return read_nifti(file, wanted, fill_nan)
-        return itk_files.read_itk(file, format, wanted, fill_nan)
+            return _in_units(read_nifti(file, wanted, fill_nan, frame), units)
+        if frame is not None:
+            raise SeriesError(
+                f"expected several volumes in {file.name}, found one and no frame {frame}", "Leave out --frame"
+            )
+        return _in_units(itk_files.read_itk(file, format, wanted, fill_nan), units)
+
+
+def _in_units(volume: Volume, units: str | None) -> Volume:
+    """A volume from a file that lacks what SUV is made of: as it is, if that was not asked for."""
+    if units == "suv" and volume.unit is not Unit.SUV:
+        raise UnsupportedImage(
+            f"expected a scan in SUV, found {volume.unit.value}",
+            "Give the DICOM series, or say in the sidecar that Units are SUV, if they are",
+        )
+    return volume
 
 
 def inspect(path: Path | str, *, modality: Modality | str | None = None) -> Inspection:
@@ -78,15 +109,22 @@ def inspect(path: Path | str, *, modality: Modality | str | None = None) -> Insp
     """
     wanted = None if modality is None else to_modality(modality)
     with unpacked(_existing(path)) as place:
-        found = scan(files_below(place))
+        found = scan(_files(place))
         volumes = _volumes(found)
-        infos = [inspect_series(one, wanted) for one in found.series]
+        infos = [info for one in found.series for info in inspect_series(one, wanted)]
         infos += [inspect_file(file, format, wanted) for file, format in volumes]
-        unknown = len(set(found.others) - set(_with_sidecars(path for path, _ in volumes)))
-        left_out = found.list_left_out()
-        if unknown:
-            left_out.append(f"{unknown} file{'s' if unknown > 1 else ''}: no image format that is known")
-        return Inspection(tuple(infos), tuple(left_out))
+        return Inspection(tuple(infos), (*found.list_left_out(), *_list_unknown(found, volumes)))
+
+
+def _list_unknown(found: Scan, volumes: list[tuple[Path, str]]) -> list[str]:
+    """The files that belong to no scan, as "2 files: no image format that is known"."""
+    known = {*_with_sidecars(path for path, _ in volumes), *(voxels_of(*volume) for volume in volumes)}
+    packed = [format_of(path) == ZIP for path in set(found.others) - known]
+    reasons = {
+        "zip archive, which is opened only where it is given itself": sum(packed),
+        "no image format that is known": len(packed) - sum(packed),
+    }
+    return [f"{count} file{'s' * (count > 1)}: {reason}" for reason, count in reasons.items() if count]
 
 
 def _existing(path: Path | str) -> Path:
@@ -95,6 +133,12 @@ def _existing(path: Path | str) -> Path:
     if not path.exists():
         raise UnreadableFile(f"expected a file or folder, found nothing named {path.name}", "Check the path")
     return path
+
+
+def _files(place: Path) -> list[Path]:
+    """The file itself, all files below the folder, or those of the medium that a DICOMDIR belongs to."""
+    medium = files_of_medium(place) if place.is_file() else None
+    return files_below(place) if medium is None else medium
 
 
 def _volumes(found: Scan) -> list[tuple[Path, str]]:
@@ -117,7 +161,7 @@ def _only(volumes: list[tuple[Path, str]], place: Path) -> tuple[Path, str]:
         raise SeriesError(f"expected one scan in the folder, found {len(volumes)}: {names}", "Give one of the files")
     raise SeriesError(
         f"expected a scan in {place.name}, found none of DICOM, NIfTI, NRRD and MetaImage",
-        "Give the folder or file of a DICOM series, NIfTI, NRRD or MetaImage",
+        "Give the folder or file of a DICOM series, NIfTI, NRRD or MetaImage; a zip in a folder or a zip stays packed",
     )
 
 

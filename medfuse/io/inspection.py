@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from medfuse.errors import MedfuseError
 from medfuse.grid import Grid
 from medfuse.io import itk_files
 from medfuse.io.dicom_header import count, leniently, word
-from medfuse.io.dicom_read import plan
+from medfuse.io.dicom_parts import Part
+from medfuse.io.dicom_read import Reading, parts, plan
 from medfuse.io.dicom_series import Series
 from medfuse.io.nifti import read_nifti_header
 from medfuse.io.sidecar import meaning_of
@@ -37,7 +39,12 @@ class SeriesInfo:
         orientation: As `orientation` says; None where the series cannot be used.
         origin_mm: LPS position of voxel (0, 0, 0); None where the series cannot be used.
         frame_of_reference: DICOM Frame of Reference UID.
-        usable: Whether `read` would take it, as far as headers can tell.
+        part: Which of the volumes that the series holds this is, from 1; None where it holds one.
+        label: What sets the part apart from the others, in words.
+        frames: What sets each of several time points apart, in words; `read` then wants one by its number, from 1.
+        suv_factor: What makes SUV of the values in the files' own unit, DICOM PET only; None where nothing does.
+        warnings: What a person should know although it can be read.
+        usable: Whether `read` would take it, or one of its time points, as far as headers can tell.
         reason: Why not.
     """
 
@@ -54,6 +61,11 @@ class SeriesInfo:
     orientation: str | None = None
     origin_mm: tuple[float, ...] | None = None
     frame_of_reference: str | None = None
+    part: int | None = None
+    label: str | None = None
+    frames: tuple[str, ...] = ()
+    suv_factor: float | None = None
+    warnings: tuple[str, ...] = ()
     usable: bool = True
     reason: str | None = None
 
@@ -100,28 +112,49 @@ def _of_grid(grid: Grid) -> dict[str, Any]:
 
 
 @leniently()
-def inspect_series(series: Series, modality: Modality | None = None) -> SeriesInfo:
-    """What a DICOM series is, and whether and why not it can be used."""
+def inspect_series(series: Series, modality: Modality | None = None) -> list[SeriesInfo]:
+    """What a DICOM series is, or each of the volumes that it holds, and whether and why not it can be used."""
     header = series.header
-    known: dict[str, Any] = {
-        "format": "dicom",
-        "files": len(series.files),
-        "uid": series.uid,
-        "number": series.number,
-        "description": word(header, "SeriesDescription") or None,
-        "modality": (modality or series.modality).value,
-    }
+    known = SeriesInfo(
+        format="dicom",
+        files=len(series.files),
+        uid=series.uid,
+        number=series.number,
+        description=word(header, "SeriesDescription") or None,
+        modality=(modality or series.modality).value,
+        shape=(series.images, count(header, "Rows"), count(header, "Columns")),
+        frame_of_reference=word(header, "FrameOfReferenceUID") or None,
+    )
     try:
-        planned = plan(series, modality)
+        found = parts(series)
     except MedfuseError as error:
-        return SeriesInfo(
-            **known,
-            shape=(series.images, count(header, "Rows"), count(header, "Columns")),
-            frame_of_reference=word(header, "FrameOfReferenceUID") or None,
-            usable=False,
-            reason=str(error),
-        )
-    return SeriesInfo(**known, unit=planned.unit.value, **_of_grid(planned.grid))
+        return [replace(known, usable=False, reason=str(error))]
+    if len(found) == 1:
+        return [_of_part(series, found, 1, known, modality)]
+    return [
+        _of_part(series, found, n, replace(known, part=n, label=part.label), modality)
+        for n, part in enumerate(found, start=1)
+    ]
+
+
+def _of_part(series: Series, found: Sequence[Part], n: int, known: SeriesInfo, modality: Modality | None) -> SeriesInfo:
+    """What volume n of a series, from 1, is; of several time points, the first."""
+    part = found[n - 1]
+    several = len(part.frames) > 1
+    planes = [plane for frame in part.frames for plane in frame]
+    known = replace(
+        known,
+        files=len({plane.path for plane in planes}),
+        shape=(len(part.frames[0]), *planes[0].shape),
+        frames=part.labels if several else (),
+    )
+    try:
+        planned = plan(replace(series, part=n), Reading(modality, frame=1 if several else None), found)
+    except MedfuseError as error:
+        return replace(known, usable=False, reason=str(error))
+    factor = planned.suv.factor if planned.suv else None
+    known = replace(known, unit=planned.unit.value, suv_factor=factor, warnings=planned.warnings)
+    return replace(known, **_of_grid(planned.stack.grid))
 
 
 def inspect_file(path: Path, format: str, modality: Modality | None = None) -> SeriesInfo:
@@ -133,5 +166,5 @@ def inspect_file(path: Path, format: str, modality: Modality | None = None) -> S
         header = read_nifti_header(path) if format == "nifti" else itk_files.read_itk_header(path, format)
     except MedfuseError as error:
         return SeriesInfo(**{"modality": Modality.OTHER.value} | known, usable=False, reason=str(error))
-    unit = Unit.RGB if header.is_color else meaning.unit
-    return SeriesInfo(**known, unit=unit.value, **_of_grid(header.grid))
+    known |= {"unit": (Unit.RGB if header.is_color else meaning.unit).value, "frames": header.frames}
+    return SeriesInfo(**known, warnings=header.warnings, **_of_grid(header.grid))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ import SimpleITK as sitk
 
 from medfuse.errors import MissingAttribute, OutputError, UnreadableFile, UnsupportedImage
 from medfuse.grid import Grid
+from medfuse.io.deflate import MAX_RATIO, inflated
 from medfuse.io.limits import check_voxels
+from medfuse.io.samples import to_float32
 from medfuse.io.sidecar import meaning_of
 from medfuse.itk import to_grid, to_image
 from medfuse.volume import Modality, Source, Step, Unit, Volume
@@ -34,8 +38,11 @@ _SPACES = {
     *("left-posterior-superior", "right-anterior-superior", "left-anterior-superior"),
     *("lps", "ras", "las"),
 }
-_DATA_FILE = {"data file", "datafile", "elementdatafile"}
+_DATA_FILE = ("data file", "datafile", "elementdatafile")
 _HEADER_BYTES = 65536
+_ENCODINGS = {"raw": "raw", "gz": "gzip", "gzip": "gzip", **dict.fromkeys(("txt", "text", "ascii", "hex"), "text")}
+#: Most bytes of voxels that a byte of the file can stand for.
+_RATIOS = {"raw": 1, "text": 8, "gzip": MAX_RATIO}
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,25 @@ class ItkHeader:
     Args:
         grid: The geometry.
         is_color: Whether the voxels are three 8-bit samples.
+        frames: What sets several volumes apart; files of several are refused.
     """
 
     grid: Grid
     is_color: bool
+    frames: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The text of a header.
+
+    Args:
+        fields: Its fields; keys in lower case.
+        size: Its length in bytes, up to where voxels in the same file begin.
+    """
+
+    fields: dict[str, str]
+    size: int
 
 
 def format_of(start: bytes) -> str | None:
@@ -58,6 +80,16 @@ def format_of(start: bytes) -> str | None:
     if re.match(rb"(?:#[^\n]*\n|\s)*(?:ObjectType|NDims)\s*=", start):
         return METAIMAGE
     return None
+
+
+def data_beside(path: Path) -> Path:
+    """The file with the voxels of a header: the file itself, or one that lies beside it.
+
+    Raises:
+        UnsupportedImage: They lie in another folder.
+        UnreadableFile: They are not there, or in several files.
+    """
+    return _data_path(path, _text(path))
 
 
 def read_itk_header(path: Path, format: str) -> ItkHeader:
@@ -73,7 +105,7 @@ def read_itk_header(path: Path, format: str) -> ItkHeader:
         UnsupportedImage: Not three dimensions, neither real numbers nor RGB, or a space that is not the patient's.
         GeometryError: The axes are not at right angles.
     """
-    return _header(_open(path, format), path.name)
+    return _header(_open(path, format)[0], path.name)
 
 
 def read_itk(path: Path, format: str, modality: Modality | None = None, fill_nan: float | None = None) -> Volume:
@@ -91,10 +123,13 @@ def read_itk(path: Path, format: str, modality: Modality | None = None, fill_nan
     Raises:
         InputError: As `read_itk_header`; UnreadableFile also where the data is damaged or cut short.
     """
-    reader = _open(path, format)
+    reader, text = _open(path, format)
     header = _header(reader, path.name)
+    checksum = _check_data(path, text, reader)
     with _damage_in(path.name):
         stored = sitk.GetArrayFromImage(reader.Execute())
+        if checksum not in (None, zlib.crc32(stored), zlib.crc32(stored.byteswap())):
+            raise zlib.error("other bytes than were packed")
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes infinite, and is refused as such
         array = stored.astype(np.uint8 if header.is_color else np.float32)
     if fill_nan is not None and not header.is_color:
@@ -114,10 +149,11 @@ def write_itk(volume: Volume, path: Path, format: str) -> None:
         format: "nrrd" or "metaimage".
 
     Raises:
-        OutputError: ITK could not write it.
+        OutputError: ITK could not write it, or float32 cannot hold its values.
     """
+    image = to_image(volume if volume.is_color else replace(volume, array=to_float32(volume.array)))
     try:
-        sitk.WriteImage(to_image(volume), str(path), useCompression=True, imageIO=_READERS[format])
+        sitk.WriteImage(image, str(path), useCompression=True, imageIO=_READERS[format])
     except RuntimeError as error:
         raise OutputError(f"could not write {path.name}", "Check the space left on the disk") from error
 
@@ -129,7 +165,7 @@ def _damage_in(name: str) -> Iterator[None]:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError, OverflowError, zlib.error) as error:
         raise UnreadableFile(
             f"expected a whole image file, found {name} cut short or damaged", "Copy or convert the file again"
         ) from error
@@ -137,29 +173,89 @@ def _damage_in(name: str) -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
-def _open(path: Path, format: str) -> sitk.ImageFileReader:
+def _open(path: Path, format: str) -> tuple[sitk.ImageFileReader, _Text]:
     """An ITK reader that has read the header, after checking that the header states its geometry."""
-    _check_stated(_fields(path), format, path.name)
+    text = _text(path)
+    _check_stated(text.fields, format, path.name)
+    _data_path(path, text)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_READERS[format])
     reader.SetFileName(str(path))
     with _damage_in(path.name):
         reader.ReadImageInformation()
-    return reader
+    return reader, text
 
 
-def _fields(path: Path) -> dict[str, str]:
-    """The fields of the text header; keys in lower case."""
+def _text(path: Path) -> _Text:
+    """The text header of a file."""
     with path.open("rb") as file:
-        text = file.read(_HEADER_BYTES).decode("latin-1")
+        start = file.read(_HEADER_BYTES)
     fields: dict[str, str] = {}
-    for line in text.splitlines():
-        field = re.match(r"([^#:=][^:=]*?)\s*[:=]\s*(.*?)\s*$", line)
+    size = 0
+    for line in start.splitlines(keepends=True):
+        size += len(line)
+        field = re.match(r"([^#:=][^:=]*?)\s*[:=]\s*(.*?)\s*$", line.decode("latin-1"))
         if field:
             fields.setdefault(field[1].lower(), field[2])
         if not line.strip() or "elementdatafile" in fields:
             break
-    return fields
+    return _Text(fields, size)
+
+
+def _data_path(path: Path, text: _Text) -> Path:
+    """As `data_beside`."""
+    named = next((text.fields[key] for key in _DATA_FILE if key in text.fields), "LOCAL")
+    if named.upper() == "LOCAL":
+        return path
+    if re.search(r"[/\\]", named):
+        raise UnsupportedImage(
+            f"expected the voxels in {path.name} or in a file beside it, found a path to another folder",
+            "Put header and voxels into one file",
+        )
+    data = path.with_name(named) if named not in ("", ".", "..") and "\0" not in named else path.parent
+    if not data.is_file():
+        raise UnreadableFile(
+            f"expected the voxels in {path.name} or in one file beside it, found no such file",
+            "Copy both files into one folder, or put header and voxels into one file",
+        )
+    return data
+
+
+def _check_data(path: Path, text: _Text, reader: sitk.ImageFileReader) -> int | None:
+    """Refuse data that cannot hold the voxels, before anything is allocated, and compressed data that is damaged.
+
+    ITK passes over damage in compressed MetaImage files, and over a missing checksum in NRRD files.
+
+    Returns:
+        The CRC-32 of compressed voxels once unpacked; None if they are not compressed.
+    """
+    fields, data = text.fields, _data_path(path, text)
+    encoding = _ENCODINGS.get(fields.get("encoding", "raw").lower())
+    if fields.get("compresseddata", "")[:1].lower() in ("t", "1"):  # as MetaIO understands it
+        encoding = "gzip"
+    elif fields.get("binarydata", "t")[:1].lower() not in ("t", "1"):
+        encoding = "text"
+    skips = [fields[key] for key in ("line skip", "lineskip", "byte skip", "byteskip") if key in fields]
+    if encoding is None or (encoding == "gzip" and set(skips) - {"0"}):
+        raise UnsupportedImage(
+            f"expected the encoding raw, text, hex or gzip in {path.name}, found another", "Write it again with gzip"
+        )
+    sample_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    needed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * sample_bytes
+    size, stated = data.stat().st_size, fields.get("compresseddatasize", "")
+    if needed > size * _RATIOS[encoding] or (stated and not (stated.isdigit() and int(stated) <= size)):
+        raise UnreadableFile(
+            f"expected {' × '.join(map(str, reader.GetSize()))} voxels in {data.name}, found it cut short or damaged",
+            "Copy or convert the file again",
+        )
+    if encoding != "gzip":
+        return None
+    with _damage_in(data.name), data.open("rb") as file:
+        file.seek(text.size if data == path else 0)
+        unpacked, checksum = inflated(file, needed)
+        if unpacked != needed:
+            raise zlib.error("another number of bytes than the header says")
+    return checksum
 
 
 def _check_stated(fields: dict[str, str], format: str, name: str) -> None:
@@ -177,11 +273,6 @@ def _check_stated(fields: dict[str, str], format: str, name: str) -> None:
     units = fields.get("space units", fields.get("distanceunits", "mm")).replace('"', " ").split()
     if set(units) - {"mm", "?"}:
         raise UnsupportedImage(f"expected millimetres in {name}, found another unit", "Convert it to millimetres first")
-    if any(re.search(r"[/\\]", fields.get(key, "")) for key in _DATA_FILE):
-        raise UnsupportedImage(
-            f"expected the voxels in {name} or in a file beside it, found a path to another folder",
-            "Put header and voxels into one file",
-        )
 
 
 def _header(reader: sitk.ImageFileReader, name: str) -> ItkHeader:

@@ -60,7 +60,7 @@ def phase_congruency(images: Tensor, model: PhaseModel) -> Tensor:
         (N, H, W), from 0; up to 1, or with quotients per orientation up to their number. Constant images give 0.
     """
     images = images.float()  # half the time, and right to six digits
-    distinct, place = images.unique(dim=0, return_inverse=True)
+    distinct, place = torch.unique(images, dim=0, return_inverse=True)
     return _phase_congruency(distinct, model)[place]
 
 

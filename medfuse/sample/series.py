@@ -195,7 +195,7 @@ def _add_plane(ds: Dataset, volume: Volume) -> None:
     """What the slices share of the Image Plane and Image Pixel modules (PS3.3 C.7.6.2, C.7.6.3)."""
     slice_mm, row_mm, column_mm = volume.grid.spacing_mm
     _, along_j, along_i = volume.grid.direction.T
-    ds.ImageOrientationPatient = [_decimal(value) for value in (*along_i, *along_j)]
+    ds.ImageOrientationPatient = [_coordinate(value) for value in (*along_i, *along_j)]
     ds.PixelSpacing = [_decimal(row_mm), _decimal(column_mm)]
     ds.SliceThickness = _decimal(slice_mm)
     ds.SamplesPerPixel = 1
@@ -310,8 +310,8 @@ def _slice(series: Dataset, volume: Volume, index: int) -> Dataset:
     ds.update(series)
     ds.SOPInstanceUID = generate_uid(entropy_srcs=[series.SeriesInstanceUID, str(index)])
     ds.InstanceNumber = index + 1
-    ds.ImagePositionPatient = [_decimal(value) for value in origin]
-    ds.SliceLocation = _decimal(float(np.cross(along_i, along_j) @ origin))
+    ds.ImagePositionPatient = [_coordinate(value) for value in origin]
+    ds.SliceLocation = _coordinate(float(np.cross(along_i, along_j) @ origin))
     if volume.modality is Modality.PT:
         ds.ImageIndex = index + 1
     ds.PixelData = _stored(ds, volume.array[index], volume.modality).astype("<i2").tobytes()
@@ -335,3 +335,8 @@ def _stored(ds: Dataset, values: NDArray[np.generic], modality: Modality) -> NDA
 def _decimal(value: float) -> str:
     """A number as DICOM's DS, with all the digits that 16 characters hold (PS3.5 section 6.2)."""
     return str(format_number_as_ds(float(value) + 0.0))
+
+
+def _coordinate(value: float) -> str:
+    """A coordinate or direction cosine as DICOM's DS; what rounding left of a zero is 0."""
+    return _decimal(round(float(value), 9))

@@ -132,7 +132,6 @@ def _run(state: State, task: Task, images: Images, out: Path, process: Process, 
             if state.best_report is report:
                 state.best = {name: tensor.cpu().clone() for name, tensor in state.network.state_dict().items()}
             _record(state, out, board)
-    state.seconds = time.monotonic() - started
 
 
 def _step(state: State, task: Task, network: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,84 @@
+"""Files that are left out beside a series and may have to do with it: copies, and slices that damage hides."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+
+from medfuse.errors import MedfuseError
+from medfuse.io.dicom_header import damage_in, numbers, read_dataset, word
+
+#: What says how an image lies, its position apart.
+LOOK = ("StudyInstanceUID", "SOPClassUID", "FrameOfReferenceUID", "Rows", "Columns")
+#: Largest difference of direction cosines between images that seem to lie alike.
+LOOK_TOLERANCE = 1e-3
+
+
+def is_copy(one: tuple[Path, Dataset], other: tuple[Path, Dataset]) -> bool:
+    """Whether two files with one SOP Instance UID are the same image.
+
+    They are if every byte is the same; or, as after another export or a change of the patient's data, if what is read
+    of the header and all stored pixels are the same.
+
+    Args:
+        one: Path and header, `dicom_header.KEYWORDS` only.
+        other: The same of the other file.
+    """
+    if filecmp.cmp(one[0], other[0], shallow=False):
+        return True
+    if not word(one[1], "SOPInstanceUID"):
+        return False
+    try:
+        with damage_in(one[0].name):
+            return bool(one[1] == other[1]) and _stored(one[0]) == _stored(other[0])
+    except (MedfuseError, OSError):
+        return False
+
+
+def _stored(path: Path) -> tuple[object, bytes]:
+    """The stored pixels of a file, and how they are encoded; byte order apart, native encodings are one."""
+    dataset = read_dataset(path)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    encoding = syntax if syntax.is_compressed else syntax.is_little_endian
+    return encoding, bytes(dataset.PixelData)
+
+
+def remarks(header: Dataset, copies: int, scouts: Sequence[Dataset], apart: Sequence[Dataset]) -> tuple[str, ...]:
+    """What a person should know of files that were left out beside a series; nothing where nothing is odd.
+
+    Args:
+        header: The header of an image of the series.
+        copies: How many copies of its images were left out.
+        scouts: The headers of images with its UID that were left out as localizers.
+        apart: The headers of images that are alone in other series.
+    """
+    found = []
+    if copies:
+        found.append(f"{_images(copies, 'copy', 'copies')} of images that are there already left out")
+    if marked := sum(_look_alike(header, scout) for scout in scouts):
+        found.append(f"{_images(marked)} of this series, which lie as the others do, left out as localizers")
+    if alone := sum(_look_alike(header, other) for other in apart):
+        found.append(
+            f"{_images(alone)} of the same study, size, orientation and frame of reference, each alone in a series of "
+            "its own, left out; a slice may be missing"
+        )
+    return tuple(found)
+
+
+def _images(count: int, one: str = "image", several: str = "images") -> str:
+    return f"{count} {one if count == 1 else several}"
+
+
+def _look_alike(one: Dataset, other: Dataset) -> bool:
+    """Whether two single-frame images could be slices of one series, as far as headers say."""
+    if any(word(one, keyword) != word(other, keyword) for keyword in LOOK) or word(one, "NumberOfFrames") > "1":
+        return False
+    try:
+        directions = [numbers(header, "ImageOrientationPatient", 6, "") for header in (one, other)]
+    except MedfuseError:
+        return False
+    return bool(np.abs(directions[0] - directions[1]).max() <= LOOK_TOLERANCE)

@@ -1,0 +1,35 @@
+"""The numbers that a written file holds: float32, wherever it can hold them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfuse.errors import OutputError
+
+#: float32 holds every whole number up to here (24 bits of significand, IEEE 754), and skips some beyond.
+LARGEST_WHOLE = 2**24
+
+
+def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    """The array as float32.
+
+    Args:
+        array: Real numbers of any type and shape. Fractions are rounded to float32.
+
+    Raises:
+        OutputError: A whole number would change, or a number is too large for float32.
+
+    >>> to_float32(np.array([1, 2**24]))
+    array([1.0000000e+00, 1.6777216e+07], dtype=float32)
+    """
+    largest = max(abs(float(array.min())), abs(float(array.max())))
+    limit = LARGEST_WHOLE if array.dtype.kind in "iu" else float(np.finfo(np.float32).max)
+    if largest > limit:
+        raise OutputError(
+            f"expected numbers of at most {limit:.9g}, which float32 holds, found {largest:.9g}",
+            "Scale the values before writing, for example to another unit",
+        )
+    return array.astype(np.float32, copy=False)
