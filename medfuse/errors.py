@@ -37,12 +37,17 @@ class MedfuseError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(one_line(message))
+        self.hint = one_line(hint)
 
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}. {self.hint}" if self.hint else message
+
+
+def one_line(text: str) -> str:
+    """The text without what would break its line or steer a terminal: a file's name may hold anything."""
+    return "".join(sign if sign.isprintable() else " " if sign.isspace() else "?" for sign in text)
 
 
 class InputError(MedfuseError):

@@ -291,3 +291,16 @@ def test_one_image_is_a_volume_only_when_asked(ct_series: Path, oblique_volume: 
     index = np.rint(oblique_volume.grid.index_of([slab.grid.origin_mm])).astype(int)[0]
     np.testing.assert_array_equal(slab.array[0], oblique_volume.array[index[0]])
     assert slab.history[0].parameters["allow_2d"] is True
+
+
+def test_stacks_that_reach_into_one_another_are_parts() -> None:
+    """A place that was acquired twice, with the couch a little farther on."""
+    planes = volume(0, (0.0, 3.0, 6.0, 9.0), AcquisitionNumber=1) + volume(9, (4.0, 7.0, 10.0), AcquisitionNumber=2)
+    assert told(parts_of(planes)) == [("AcquisitionNumber 1", ("",), [4]), ("AcquisitionNumber 2", ("",), [3])]
+
+
+@pytest.mark.parametrize("second", [(20.0, 23.0, 26.0), (1.5, 4.5, 7.5), (1.0, 5.0, 7.0)])
+def test_stacks_apart_even_together_or_uneven_are_not_divided(second: tuple[float, ...]) -> None:
+    """`dicom_stack` judges them: a gap, one interleaved scan, slices at odd places."""
+    planes = volume(0, (0.0, 3.0, 6.0), AcquisitionNumber=1) + volume(9, second, AcquisitionNumber=2)
+    assert told(parts_of(planes)) == [("", ("",), [6])]

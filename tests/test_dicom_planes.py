@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from headers import header
 
-from medfuse.errors import MissingAttribute, UnreadableFile, UnsupportedImage
+from medfuse.errors import GeometryError, MissingAttribute, UnreadableFile, UnsupportedImage
 from medfuse.io.dicom_planes import planes_of
 
 
@@ -50,3 +50,10 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(rows: int, frames
 def test_frames_without_functional_groups_are_refused() -> None:
     with pytest.raises(UnsupportedImage, match="a functional group for each of 5 frames"):
         list(planes_of(Path("slice.dcm"), header(NumberOfFrames=5)))
+
+
+@pytest.mark.parametrize(("column", "degrees"), [((1, 0, 0), "90.00"), ((0.6, 0.8, 0), "36.87")])
+def test_rows_and_columns_that_are_not_at_right_angles(column: tuple[float, ...], degrees: str) -> None:
+    skewed = header(ImageOrientationPatient=[1, 0, 0, *column])
+    with pytest.raises(GeometryError, match=rf"as ImageOrientationPatient in x\.dcm, found them {degrees}° off"):
+        list(planes_of(Path("x.dcm"), skewed))

@@ -110,7 +110,7 @@ def test_real_padding(shared: Path) -> None:
 
 def test_hu_that_no_scanner_writes(ct_series: Path) -> None:
     edit_all(ct_series, lambda dataset: setattr(dataset, "RescaleIntercept", 70000))
-    with pytest.raises(UnsupportedImage, match=r"expected HU of at most 65536, found 7\d{4} in IM\d+\.dcm"):
+    with pytest.raises(UnsupportedImage, match=r"expected HU of at most 32768, found 7\d{4} in IM\d+\.dcm"):
         read(ct_series)
 
 

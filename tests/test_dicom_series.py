@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -163,3 +164,43 @@ def test_real_series_and_structure_sets_are_told_apart(shared: Path) -> None:
         (Modality.MR, 35),
     ]
     assert result.list_left_out() == ["3 files: RT Structure Set holds no image"]
+
+
+def test_links_to_nothing_may_have_been_slices(ct_series: Path) -> None:
+    """As where the content of a file was not fetched; a loop of links ends likewise."""
+    (ct_series / "notes").symlink_to(ct_series / "notes")
+    assert len(scan(files_below(ct_series)).series[0].files) == 5
+    (ct_series / "z.dcm").symlink_to(ct_series / "nowhere")
+    with pytest.raises(UnreadableFile, match=r"\(z\.dcm: file that cannot be opened\)"):
+        choose(scan(files_below(ct_series)))
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(
+    ct_series: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ct_series / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UnreadableFile, match=r"found that closed cannot be \(Permission denied\)"):
+        files_below(ct_series)
+
+
+def test_notes_of_macos_are_not_damaged_images(ct_series: Path) -> None:
+    (ct_series / "._IM0001.dcm").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(100))
+    assert len(choose(scan(files_below(ct_series))).files) == 5
+
+
+@pytest.mark.parametrize("keyword", ["SeriesInstanceUID", "SOPClassUID", "Rows"])
+def test_what_an_image_lacks_is_named(ct_series: Path, keyword: str) -> None:
+    path = min(ct_series.iterdir())
+    dataset = pydicom.dcmread(path)
+    del dataset[keyword]
+    dataset.save_as(path)
+    with pytest.raises(UnreadableFile, match=rf"\({path.name}: damaged DICOM file without {keyword}\)"):
+        choose(scan(files_below(ct_series)))

@@ -58,3 +58,9 @@ def test_survives_a_process_boundary() -> None:
     error = pickle.loads(pickle.dumps(errors.NoOverlap("message", "hint")))
     assert isinstance(error, errors.NoOverlap)
     assert str(error) == "message. hint"
+
+
+def test_a_message_stays_one_line_and_steers_no_terminal() -> None:
+    """A file's name may hold anything."""
+    error = MedfuseError("found a\nb\x1b[31m\u202e\udcff.dcm × 2", "Look\tthere")
+    assert str(error) == "found a b?[31m??.dcm × 2. Look there"

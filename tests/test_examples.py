@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ import pytest
 
 from medfuse.grid import Grid
 from medfuse.sample.series import Study, write_series
+from medfuse.train import read_config
 from medfuse.volume import Modality, Unit, Volume
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -73,3 +75,10 @@ def test_research_export_writes_everything(study: Path, tmp_path: Path) -> None:
     }
     assert (tmp_path / "out" / "functional_from_structural.tfm").exists()
     assert nib.load(tmp_path / "out" / "fused_maximum.nii.gz").shape == (40, 44, 20)
+
+
+def test_the_rows_of_the_ablation_differ_in_their_losses_only() -> None:
+    rows = [read_config(path) for path in sorted((EXAMPLES / "ablation").glob("*.yaml"))]
+    assert len(rows) == 4
+    assert len({tuple(sorted(row.losses.items())) for row in rows}) == 4
+    assert all(replace(row, losses=rows[0].losses) == rows[0] for row in rows)

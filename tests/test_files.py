@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_a_truncated_dicom_file(ct_series: Path) -> None:
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(UnreadableFile, match="expected whole DICOM files"):
         read(path)
-    assert inspect(path).left_out == ("1 file: damaged DICOM file",)
+    assert inspect(path).left_out == ("1 file: damaged DICOM file without SOPClassUID",)
 
 
 def test_several_volumes_in_a_folder_are_listed(oblique_volume: Volume, tmp_path: Path) -> None:
@@ -260,3 +261,23 @@ def test_no_patient_reaches_a_file_that_cannot_say_so(ct_series: Path, tmp_path:
     for name in ("x.nii", "y.nrrd", "z.mha"):
         for path in write(volume, tmp_path / name):
             assert b"SECRET" not in path.read_bytes()
+
+
+def test_what_is_neither_file_nor_folder_is_refused() -> None:
+    with pytest.raises(UnreadableFile, match="found that null is neither"):
+        read(os.devnull)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose start no one can read")
+def test_a_file_that_cannot_be_read_is_an_error_of_that_file() -> None:
+    with pytest.raises(UnreadableFile, match=r"\(mem: file that cannot be opened\)"):
+        read("/proc/self/mem")
+
+
+def test_a_description_does_not_tell_who_the_patient_is(ct_series: Path) -> None:
+    for path in ct_series.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID, dataset.PatientName = "A(12)34", "Doe-Roe^Jane"
+        dataset.SeriesDescription = "a(12)34 CT of DOE-ROE, thin"
+        dataset.save_as(path)
+    assert inspect(ct_series).series[0].description == "… CT of …, thin"

@@ -424,3 +424,26 @@ def test_real_files_lie_where_simpleitk_puts_them(shared: Path, name: str) -> No
     image = sitk.ReadImage(str(shared / name))
     assert_grid_is_of_image(volume, image, 1e-3)
     np.testing.assert_allclose(volume.array, sitk.GetArrayFromImage(image), rtol=1e-6)
+
+
+@pytest.mark.parametrize("end", [".img", ".img.gz"])
+def test_the_image_of_a_pair_stands_for_the_pair(tmp_path: Path, end: str) -> None:
+    image = nib.Nifti1Pair(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([2.0, 3, 4, 1]))
+    image.header.set_xyzt_units("mm")
+    header = end.replace("img", "hdr")
+    image.to_filename(tmp_path / f"ct{header}")
+    np.testing.assert_array_equal(read(tmp_path / f"ct{end}").array, read(tmp_path / f"ct{header}").array)
+    assert inspect(tmp_path / f"ct{end}").series[0].usable
+    (tmp_path / f"ct{header}").unlink()
+    with pytest.raises(UnreadableFile, match="found none of these in ct"):
+        read(tmp_path / f"ct{end}")
+
+
+def test_inspect_tells_what_reading_would_warn_of(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.nii", np.zeros((2, 3, 4), np.int16))
+    header = bytearray(path.read_bytes())
+    header[123] = 0  # xyzt_units
+    path.write_bytes(header)
+    with pytest.warns(MedfuseWarning) as caught:
+        read(path)
+    assert inspect(path).series[0].warnings == tuple(str(one.message) for one in caught)

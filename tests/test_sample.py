@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -422,3 +423,11 @@ def test_mutual_information_is_best_at_the_truth(scans, name):
     for axis in np.vstack([np.eye(3), -np.eye(3)]):
         assert information(shift_mm=3 * axis) < best
         assert information(turn_deg=3 * axis) < best
+
+
+def test_what_rounding_leaves_of_a_zero_is_zero(oblique_volume, tmp_path):
+    grid = Grid.from_axes((5, 7, 9), (-1e-17, 1e-12, 5), (3, 1.5, 1.25), np.eye(3)[:, ::-1] + 1e-17)
+    path = write_series(replace(oblique_volume, grid=grid), tmp_path / "x", description="x", number=1)[0]
+    ds = pydicom.dcmread(path)
+    assert [float(value) for value in ds.ImagePositionPatient] == [0, 0, 5]
+    assert all(len(str(value)) <= 16 for value in (*ds.ImagePositionPatient, *ds.ImageOrientationPatient))

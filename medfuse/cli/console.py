@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medfuse.errors import MedfuseError
+from medfuse.errors import MedfuseError, one_line
 
 if TYPE_CHECKING:
     from medfuse.volume import Volume
@@ -45,7 +45,7 @@ def say_warnings(volume: Volume, place: str = "") -> None:
     """Print on standard error what reading a scan left to be known."""
     for step in volume.history:
         for message in step.parameters.get("warnings", ()):
-            typer.echo(f"warning: {place}{message}", err=True)
+            typer.echo(f"warning: {place}{one_line(message)}", err=True)
 
 
 def print_json(content: dict[str, Any]) -> None:

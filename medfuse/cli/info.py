@@ -10,6 +10,7 @@ import typer
 
 from medfuse.cli.console import print_json
 from medfuse.cli.options import As_json
+from medfuse.errors import one_line
 
 
 def info(
@@ -33,7 +34,7 @@ def info(
 
 def _tell(series: Any) -> None:
     part = f":{series.part} ({series.label})" if series.part else ""
-    name = f"series {series.number}{part}" if series.format == "dicom" else series.name
+    name = f"series {series.number}{part}" if series.format == "dicom" else one_line(series.name)
     described = f" {series.description!r}" if series.description else ""
     typer.echo(f"{name}: {series.modality}{described}, {series.files} file{'s' if series.files > 1 else ''}")
     if series.uid:
@@ -47,10 +48,10 @@ def _tell(series: Any) -> None:
     if series.origin_mm:
         typer.echo(f"  origin    {', '.join(f'{value:.2f}' for value in series.origin_mm)} mm (LPS)")
     if series.unit:
-        factor = f" (stored values × {series.suv_factor:.7g})" if series.suv_factor else ""
+        factor = f" (rescaled values × {series.suv_factor:.7g})" if series.suv_factor else ""
         typer.echo(f"  unit      {series.unit}{factor}")
     for warning in series.warnings:
-        typer.echo(f"  warning   {warning}")
+        typer.echo(f"  warning   {one_line(warning)}")
     typer.echo("  usable    yes" if series.usable else f"  usable    no: {series.reason}")
 
 

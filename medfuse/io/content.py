@@ -7,7 +7,7 @@ from pathlib import Path
 from medfuse.errors import MedfuseError
 from medfuse.io import itk_files
 from medfuse.io.dicom_header import looks_like_dicom
-from medfuse.io.nifti import image_beside, looks_like_nifti, start_of
+from medfuse.io.nifti import header_beside, image_beside, looks_like_nifti, start_of
 
 DICOM, NIFTI, ZIP = "dicom", "nifti", "zip"
 NRRD, METAIMAGE = itk_files.NRRD, itk_files.METAIMAGE
@@ -29,6 +29,14 @@ def format_of(path: Path) -> str | None:
     if looks_like_nifti(start):
         return NIFTI
     return itk_files.format_of(start) or (DICOM if looks_like_dicom(start) else None)
+
+
+def header_of(path: Path) -> Path:
+    """The file that says what a file is: for the .img of a NIfTI pair the .hdr beside it, else the file itself."""
+    try:
+        return header_beside(path)
+    except OSError:
+        return path
 
 
 def voxels_of(path: Path, format: str) -> Path:

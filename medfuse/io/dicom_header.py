@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.valuerep import PersonName
 
 from medfuse.errors import MedfuseError, MissingAttribute, UnreadableFile
 from medfuse.io import limits
@@ -138,7 +139,8 @@ def words(header: Dataset, keyword: str) -> tuple[str, ...]:
     """The values of an attribute as text, stripped; empty where it is absent, empty or cannot be decoded."""
     try:
         value = header.get(keyword)
-        values = (value,) if value is None or isinstance(value, str) or not hasattr(value, "__iter__") else value
+        single = value is None or isinstance(value, str | PersonName) or not hasattr(value, "__iter__")
+        values = (value,) if single else value
         return tuple(str(item).strip() for item in values if item is not None)
     except Exception:
         return ()

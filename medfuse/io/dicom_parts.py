@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
@@ -21,7 +22,7 @@ from medfuse.io.dicom_header import words
 from medfuse.io.dicom_mosaic import is_mosaic, planes_of_mosaic
 from medfuse.io.dicom_nm import is_nuclear, planes_of_nuclear
 from medfuse.io.dicom_planes import Plane, group, planes_of
-from medfuse.io.dicom_stack import ORIENTATION_TOLERANCE, places_of
+from medfuse.io.dicom_stack import ORIENTATION_TOLERANCE, POSITION_TOLERANCE, POSITION_TOLERANCE_MM, places_of
 
 #: Where images that were converted from single frames keep what no functional group is made for (PS3.3 C.7.6.16.2).
 LEGACY = "UnassignedPerFrameConvertedAttributesSequence"
@@ -160,7 +161,7 @@ def _divided(label: str, planes: list[Plane]) -> list[Part]:
     places = places_of(heights_mm)
     times = len(planes) / (int(places.max()) + 1)
     if times == 1:
-        return [Part(label, (tuple(planes),), ("",))]
+        return _overlapping(label, planes, heights_mm) or [Part(label, (tuple(planes),), ("",))]
     names, keys = _distinction(planes, places.tolist(), times)
     sizes = Counter(keys).values()
     uneven = min(sizes) < max(sizes)  # then they are no time points of one place
@@ -178,6 +179,36 @@ def _divided(label: str, planes: list[Plane]) -> list[Part]:
         described = ", ".join(word for word in (label, told) if word)
         parts.append(Part(described, tuple(tuple(frame) for _, frame in in_time), labels))
     return parts
+
+
+def _overlapping(label: str, planes: list[Plane], heights_mm: NDArray[np.float64]) -> list[Part]:
+    """The stacks among images that have a place each, where two or more of them reach into one another.
+
+    As when a place was acquired twice, a part of a gap apart. Empty where all images are one regular stack, or where
+    no attribute divides them into regular ones: then it is for `dicom_stack` to judge them.
+    """
+    if len(planes) < 3 or _is_regular(heights_mm):
+        return []
+    for keyword, sequence in (("AcquisitionNumber", LEGACY), *KINDS):
+        groups: dict[Value, list[int]] = defaultdict(list)
+        for n, plane in enumerate(planes):
+            groups[words(group(plane.header, plane.frame, sequence), keyword)].append(n)
+        if len(groups) < 2 or not all(len(of) > 2 and _is_regular(heights_mm[of]) for of in groups.values()):
+            continue
+        ends = sorted((heights_mm[of].min(), heights_mm[of].max()) for of in groups.values())
+        if all(above[0] > below[1] for below, above in itertools.pairwise(ends)):
+            continue
+        return [
+            Part(", ".join(filter(None, (label, _told([keyword], (value,))))), (tuple(planes[n] for n in of),), ("",))
+            for value, of in sorted(groups.items(), key=lambda item: _order((item[0],)))
+        ]
+    return []
+
+
+def _is_regular(heights_mm: NDArray[np.float64]) -> bool:
+    """Whether heights, in any order, lie equal distances apart."""
+    gaps_mm = np.diff(np.sort(heights_mm))
+    return bool(np.ptp(gaps_mm) <= 2 * max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE * float(gaps_mm.mean())))
 
 
 def _distinction(

@@ -8,8 +8,8 @@ from pydicom.pixels.utils import get_expected_length
 from medfuse.errors import MissingAttribute, UnreadableFile
 from medfuse.io.dicom_header import count, word
 
-#: Bits that a stored value may take; of others no reader knows the layout.
-ALLOCATED = (1, 8, 16, 32, 64)
+#: Bits that a stored value may take; a bit alone is no scan, and of others no reader knows the layout.
+ALLOCATED = (8, 16, 32, 64)
 #: Floats have so many bits, and no others are stored (PS3.3 section C.7.6.24, C.7.6.25).
 FLOATS = (32, 64)
 
@@ -25,7 +25,7 @@ def check_bits(header: Dataset, name: str) -> None:
         UnreadableFile: One has a value that cannot be.
     """
     allocated = _required(header, "BitsAllocated", name)
-    _check(allocated in ALLOCATED, "BitsAllocated of 1, 8, 16, 32 or 64", allocated, name)
+    _check(allocated in ALLOCATED, "BitsAllocated of 8, 16, 32 or 64", allocated, name)
     samples = _required(header, "SamplesPerPixel", name)
     _check(samples in (1, 3), "SamplesPerPixel of 1 or 3", samples, name)
     if allocated in FLOATS and not word(header, "BitsStored"):

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from medfuse.errors import MissingAttribute, UnreadableFile, UnsupportedImage
+from medfuse.errors import GeometryError, MissingAttribute, UnreadableFile, UnsupportedImage
+from medfuse.grid import ORTHOGONAL_TOLERANCE
 from medfuse.io.dicom_header import count, numbers
 from medfuse.io.limits import check_voxels
 
@@ -118,6 +119,7 @@ def directions_of(holder: Dataset, name: str) -> tuple[NDArray[np.float64], NDAr
     Raises:
         MissingAttribute: It is absent.
         UnreadableFile: It does not hold two unit vectors.
+        GeometryError: They are not at right angles.
     """
     orientation = numbers(holder, "ImageOrientationPatient", 6, name)
     lengths = np.linalg.norm(orientation.reshape(2, 3), axis=1)
@@ -128,6 +130,12 @@ def directions_of(holder: Dataset, name: str) -> tuple[NDArray[np.float64], NDAr
             "Export the series again; the header is damaged",
         )
     row, column = orientation.reshape(2, 3) / lengths[:, None]
+    if abs(row @ column) > ORTHOGONAL_TOLERANCE:
+        raise GeometryError(
+            f"expected rows and columns at right angles as ImageOrientationPatient in {name}, found them "
+            f"{np.degrees(np.arcsin(min(1.0, abs(row @ column)))):.2f}° off",
+            "Export the series again; the header is damaged",
+        )
     return row, column
 
 

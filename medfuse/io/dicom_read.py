@@ -103,8 +103,7 @@ def parts(series: Series) -> tuple[Part, ...]:
     signs = Counter(word(header, "PixelRepresentation") for _, header in series.files)
     if len(signs) > 1:
         raise SeriesError(
-            f"expected pixels of one PixelRepresentation in the series, found {signs['0']} images of unsigned and "
-            f"{signs['1']} of signed ones",
+            f"expected one PixelRepresentation in the series, found {len(signs)} among {signs.total()} images",
             "Export the series again; a header is damaged, or two series are mixed",
         )
     planes: list[Plane] = []
@@ -135,11 +134,17 @@ def plan(series: Series, reading: Reading | None = None, found: Sequence[Part] =
     stacked = stack(planes, allow_gaps=reading.allow_gaps, allow_2d=reading.allow_2d)
     check_voxels(stacked.grid.shape, "the series")
     modality = reading.modality or series.modality
-    units = set()
+    units, falling = set(), set()
     for plane in stacked.planes:
         with damage_in(plane.path.name):
             units.add(unit := unit_of(plane, modality))
-            slope_and_intercept(plane, unit)
+            rescale = slope_and_intercept(plane, unit)
+            falling.add(rescale is not None and rescale[0] < 0)
+    if len(falling) > 1:
+        raise SeriesError(
+            "expected rescale slopes of one sign in the series, found positive and negative ones",
+            "Export the series again; a header is damaged",
+        )
     if len(units) > 1:
         raise SeriesError(
             f"expected one unit in the series, found {', '.join(sorted(unit.value for unit in units))}",
@@ -153,6 +158,8 @@ def plan(series: Series, reading: Reading | None = None, found: Sequence[Part] =
     headers = list({plane.path: plane.header for plane in stacked.planes}.values())
     unit, suv, refusal = _suv(headers, modality, stored_unit, reading.units)
     told = [*series.remarks, *_warnings(stacked), *refusal]
+    if falling == {True}:
+        told.append("the rescale slope is negative: the highest stored value becomes the lowest")
     parameters |= {"warnings": told} if told else {}
     modality_from = "argument" if reading.modality else "header"
     return Plan(stacked, modality, modality_from, unit, stored_unit, suv, part.labels, parameters, tuple(told))
@@ -274,7 +281,8 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
                 check_length(dataset, path.name)
                 out = array[start : start + len(planes)]
                 _read_frames(decoder.frames(request, dataset), dataset, planes, planned.stored_unit, out)
-                instances[word(dataset, "SOPClassUID"), word(dataset, "SOPInstanceUID")] = None
+                if instance := word(dataset, "SOPInstanceUID"):
+                    instances[word(dataset, "SOPClassUID"), instance] = None
                 source = source or _header_of(dataset)
             start += len(planes)
     step = Step(

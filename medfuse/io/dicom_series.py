@@ -175,13 +175,13 @@ def scan(paths: Iterable[Path]) -> Scan:
             continue
         same.append((path, header))
         series[key].append((path, header))
-    singles = [(key, files[0][1]) for key, files in series.items() if len(files) == 1]
-    found = []
-    for key, files in series.items():
-        apart = [header for other, header in singles if other != key]
-        copies = sum(reason == COPY for reason, _ in aside[key])
-        scouts = [header for reason, header in aside[key] if reason == LOCALIZER]
-        found.append(Series(key, tuple(files), remarks=remarks(files[0][1], copies, scouts, apart)))
+    found = [Series(key, tuple(files)) for key, files in series.items()]
+    alone = [one.header for one in found if not one.may_be_volume]
+    for n, one in enumerate(found):
+        copies = sum(reason == COPY for reason, _ in aside[one.uid])
+        scouts = [header for reason, header in aside[one.uid] if reason == LOCALIZER]
+        said = remarks(one.header, copies, scouts, alone if len(one.files) > 1 else [])
+        found[n] = replace(one, remarks=said)
     found.sort(key=lambda one: (one.number is None, one.number or 0, one.uid))
     return Scan(tuple(found), tuple(others), left_out, tuple(suspects))
 

@@ -58,24 +58,24 @@ def remarks(header: Dataset, copies: int, scouts: Sequence[Dataset], apart: Sequ
     """
     found = []
     if copies:
-        found.append(f"{_images(copies, 'copy', 'copies')} of images that are there already left out")
+        found.append(f"left out: {copies} {'copy' if copies == 1 else 'copies'} of images that are there already")
     if marked := sum(_look_alike(header, scout) for scout in scouts):
-        found.append(f"{_images(marked)} of this series, which lie as the others do, left out as localizers")
+        found.append(f"left out: {_images(marked)} of this series marked as localizer, yet placed as its slices are")
     if alone := sum(_look_alike(header, other) for other in apart):
         found.append(
-            f"{_images(alone)} of the same study, size, orientation and frame of reference, each alone in a series of "
-            "its own, left out; a slice may be missing"
+            f"left out: {_images(alone)} of the same study, size, orientation and frame of reference, alone in a "
+            "series of its own; a slice may be missing"
         )
     return tuple(found)
 
 
-def _images(count: int, one: str = "image", several: str = "images") -> str:
-    return f"{count} {one if count == 1 else several}"
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count > 1)}"
 
 
 def _look_alike(one: Dataset, other: Dataset) -> bool:
-    """Whether two single-frame images could be slices of one series, as far as headers say."""
-    if any(word(one, keyword) != word(other, keyword) for keyword in LOOK) or word(one, "NumberOfFrames") > "1":
+    """Whether two images of one file each could be slices of one series, as far as headers say."""
+    if any(word(one, keyword) != word(other, keyword) for keyword in LOOK):
         return False
     try:
         directions = [numbers(header, "ImageOrientationPatient", 6, "") for header in (one, other)]

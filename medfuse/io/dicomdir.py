@@ -31,9 +31,12 @@ def files_of_medium(path: Path) -> list[Path] | None:
     Raises:
         UnreadableFile: The DICOMDIR is damaged, or lists files outside its folder.
     """
-    with path.open("rb") as file:
-        if not looks_like_dicom(file.read(132)):
-            return None
+    try:
+        with path.open("rb") as file:
+            if not looks_like_dicom(file.read(132)):
+                return None
+    except OSError:
+        return None  # likewise below
     try:
         with damage_in(path.name):
             dataset = read_dataset(path, specific_tags=["DirectoryRecordSequence"], stop_before_pixels=True)

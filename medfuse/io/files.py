@@ -10,7 +10,7 @@ from pathlib import Path
 from medfuse.errors import OutputError, SeriesError, UnreadableFile, UnsupportedImage
 from medfuse.io import itk_files
 from medfuse.io.archive import unpacked
-from medfuse.io.content import DICOM, METAIMAGE, NIFTI, NRRD, VOLUMES, ZIP, format_of, voxels_of
+from medfuse.io.content import DICOM, METAIMAGE, NIFTI, NRRD, VOLUMES, ZIP, format_of, header_of, voxels_of
 from medfuse.io.dicom_read import Reading, read_series
 from medfuse.io.dicom_series import Scan, choose, files_below, scan
 from medfuse.io.dicomdir import files_of_medium
@@ -128,17 +128,19 @@ def _list_unknown(found: Scan, volumes: list[tuple[Path, str]]) -> list[str]:
 
 
 def _existing(path: Path | str) -> Path:
-    """The path, if something is there."""
+    """The path, if a file or folder is there."""
     path = Path(path)
     if not path.exists():
         raise UnreadableFile(f"expected a file or folder, found nothing named {path.name}", "Check the path")
+    if not (path.is_file() or path.is_dir()):
+        raise UnreadableFile(f"expected a file or folder, found that {path.name} is neither", "Check the path")
     return path
 
 
 def _files(place: Path) -> list[Path]:
     """The file itself, all files below the folder, or those of the medium that a DICOMDIR belongs to."""
     medium = files_of_medium(place) if place.is_file() else None
-    return files_below(place) if medium is None else medium
+    return files_below(header_of(place) if place.is_file() else place) if medium is None else medium
 
 
 def _volumes(found: Scan) -> list[tuple[Path, str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom import Dataset
 
 from medfuse.errors import MedfuseError
 from medfuse.grid import Grid
@@ -30,7 +32,7 @@ class SeriesInfo:
         name: DICOM: None; else the file's name.
         uid: Series Instance UID, DICOM only.
         number: Series Number, DICOM only.
-        description: Series Description, DICOM only.
+        description: Series Description, DICOM only; "…" stands for the patient's ID and family name in it.
         modality: A value of `Modality`.
         unit: A value of `Unit`; None where the series cannot be used.
         files: Number of files.
@@ -120,7 +122,7 @@ def inspect_series(series: Series, modality: Modality | None = None) -> list[Ser
         files=len(series.files),
         uid=series.uid,
         number=series.number,
-        description=word(header, "SeriesDescription") or None,
+        description=_described(header) or None,
         modality=(modality or series.modality).value,
         shape=(series.images, count(header, "Rows"), count(header, "Columns")),
         frame_of_reference=word(header, "FrameOfReferenceUID") or None,
@@ -135,6 +137,15 @@ def inspect_series(series: Series, modality: Modality | None = None) -> list[Ser
         _of_part(series, found, n, replace(known, part=n, label=part.label), modality)
         for n, part in enumerate(found, start=1)
     ]
+
+
+def _described(header: Dataset) -> str:
+    """Series Description without the patient's ID and family name, which some write into it."""
+    text = word(header, "SeriesDescription")
+    for known in (word(header, "PatientID"), word(header, "PatientName").partition("^")[0].strip()):
+        if len(known) > 3:  # shorter ones are in many words
+            text = re.sub(re.escape(known), "…", text, flags=re.IGNORECASE)
+    return text
 
 
 def _of_part(series: Series, found: Sequence[Part], n: int, known: SeriesInfo, modality: Modality | None) -> SeriesInfo:

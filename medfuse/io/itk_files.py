@@ -53,11 +53,13 @@ class ItkHeader:
         grid: The geometry.
         is_color: Whether the voxels are three 8-bit samples.
         frames: What sets several volumes apart; files of several are refused.
+        warnings: What a person should know before trusting the geometry; there is nothing.
     """
 
     grid: Grid
     is_color: bool
     frames: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,16 @@ def image_beside(path: Path) -> Path:
     return found[0]
 
 
+def header_beside(path: Path) -> Path:
+    """The .hdr or .hdr.gz that belongs to the .img of a pair; any other path is given back as it is."""
+    if not path.name.lower().endswith((".img", ".img.gz")) or looks_like_nifti(start_of(path)):
+        return path
+    stem = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    names = {(Path(stem).stem + end).lower() for end in (".hdr", ".hdr.gz")}
+    found = sorted(other for other in path.parent.iterdir() if other.name.lower() in names and other.is_file())
+    return found[0] if len(found) == 1 and looks_like_nifti(start_of(found[0])) else path
+
+
 def read_nifti_header(path: Path) -> NiftiHeader:
     """Read the header alone.
 

@@ -1,0 +1,89 @@
+"""What was left out beside a series is told where it may be a part of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import Dataset
+from pydicom.uid import ImplicitVRLittleEndian
+
+from medfuse.errors import MedfuseWarning, SeriesError
+from medfuse.io.files import inspect, read
+from medfuse.volume import Volume
+
+
+def edit(path: Path, change: Callable[[Dataset], object], target: Path | None = None) -> None:
+    dataset = pydicom.dcmread(path)
+    change(dataset)
+    dataset.save_as(target or path)
+
+
+def first_slice(folder: Path) -> Path:
+    """The file of a slice at one end of the stack, where no gap tells that it is missing."""
+    return min(folder.iterdir(), key=lambda path: float(pydicom.dcmread(path).SliceLocation))
+
+
+def test_an_end_slice_with_another_series_uid_is_told(ct_series: Path) -> None:
+    edit(first_slice(ct_series), lambda dataset: setattr(dataset, "SeriesInstanceUID", "1.2.3"))
+    with pytest.warns(MedfuseWarning, match="left out: 1 image of the same study, .*; a slice may be missing"):
+        assert read(ct_series).grid.shape == (4, 7, 9)
+    (told,) = [info.warnings for info in inspect(ct_series).series if info.files == 4]
+    assert "1 image of the same study" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("StudyInstanceUID", "1.2.4"),
+        ("FrameOfReferenceUID", "1.2.4"),
+        ("ImageOrientationPatient", [1, 0, 0, 0, 0, -1]),
+        ("ImageOrientationPatient", None),
+    ],
+)
+def test_a_single_image_of_another_kind_is_no_news(ct_series: Path, keyword: str, value: object) -> None:
+    def change(dataset: Dataset) -> None:
+        dataset.SeriesInstanceUID = "1.2.3"
+        setattr(dataset, keyword, value)
+
+    edit(first_slice(ct_series), change)
+    assert read(ct_series).grid.shape == (4, 7, 9)
+
+
+def test_an_end_slice_marked_as_localizer_is_told(ct_series: Path) -> None:
+    edit(first_slice(ct_series), lambda dataset: setattr(dataset, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    with pytest.warns(MedfuseWarning, match="left out: 1 image of this series marked as localizer, yet placed"):
+        read(ct_series)
+
+
+def test_copies_are_dropped_with_a_word(ct_series: Path, oblique_volume: Volume) -> None:
+    """Byte for byte, of another institution, and encoded in another way."""
+    first, second, third, *_ = sorted(ct_series.iterdir())
+    shutil.copy(first, ct_series / "same")
+    edit(second, lambda dataset: setattr(dataset, "InstitutionName", "Elsewhere"), ct_series / "edited")
+    implicit = pydicom.dcmread(third)
+    implicit.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    implicit.save_as(ct_series / "implicit", implicit_vr=True)
+    with pytest.warns(MedfuseWarning, match="left out: 3 copies of images that are there already"):
+        volume = read(ct_series)
+    np.testing.assert_array_equal(volume.array, oblique_volume.array)
+
+
+@pytest.mark.parametrize("keyword", ["PixelData", "SOPInstanceUID", "RescaleIntercept"])
+def test_what_differs_in_pixels_place_or_meaning_is_no_copy(ct_series: Path, keyword: str) -> None:
+    def change(dataset: Dataset) -> None:
+        dataset.InstanceNumber = ""
+        if keyword == "PixelData":
+            dataset.PixelData = bytes(reversed(dataset.PixelData))
+        elif keyword == "SOPInstanceUID":
+            dataset.SOPInstanceUID = ""
+        else:
+            dataset.RescaleIntercept = "0"
+
+    edit(first_slice(ct_series), change, ct_series / "other")
+    with pytest.raises(SeriesError, match="expected one image at each position, found 6 images at 5 positions"):
+        read(ct_series)
