@@ -14,13 +14,14 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from medfuse.fusion.networks.vgg import Vgg19, convert_vgg19
+from medfuse.fusion.networks.vgg import Vgg19
 from medfuse.fusion.rules import ZeroLearning, guided_filter_fusion, laplacian_pyramid
 from medfuse.fusion.rules.guided_filter import guided_filter
 from medfuse.fusion.rules.laplacian import analyze, synthesize
 from medfuse.fusion.rules.preference import preference
 from medfuse.fusion.rules.smoothing import binomial, box, gaussian, resample, smooth
 from medfuse.fusion.rules.zero_learning import rarity_of_level
+from medfuse.fusion.weights import convert
 from medfuse.metrics import correlation, edge_preservation
 
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -299,7 +300,7 @@ def test_real_pairs_keep_the_edges_of_both(shared: Path, name: str, rule: Rule) 
     """More of the edges than their mean keeps, nearer to each than they are to one another, air dark."""
     if isinstance(rule, ZeroLearning):
         network = Vgg19()
-        network.load_state_dict(convert_vgg19(shared / "vgg19" / "vgg19_conv1_1-conv3_4_keras.npz"))
+        network.load_state_dict(convert("vgg19", shared / "vgg19" / "vgg19_conv1_1-conv3_4_keras.npz"))
         rule = ZeroLearning(network)
     images = []
     for kind in ("mri", "ct"):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from medfuse.errors import WeightsError
 from medfuse.fusion import Method
-from medfuse.fusion.networks.vgg import Vgg19, convert_vgg19
-from medfuse.fusion.weights import download_vgg19, to_bytes
+from medfuse.fusion.networks.vgg import Vgg19
+from medfuse.fusion.weights import convert, download_vgg19, to_bytes
 
 #: Channels of torchvision's vgg19 up to conv3_4; None where it pools.
 PLAN = (64, 64, None, 128, 128, None, 256, 256, 256, 256)
@@ -55,7 +55,7 @@ def keras_arrays(stack: nn.Sequential) -> dict[str, np.ndarray]:
 
 def loaded(path: Path) -> Vgg19:
     network = Vgg19()
-    network.load_state_dict(convert_vgg19(path))
+    network.load_state_dict(convert("vgg19", path))
     return network.eval()
 
 
@@ -121,7 +121,7 @@ def test_its_own_form_is_taken_as_it_is(tmp_path: Path) -> None:
     tensors = {key: tensor.clone() for key, tensor in Vgg19().state_dict().items()} | {"std": torch.full((3,), 3.0)}
     path = tmp_path / "own.safetensors"
     save_file(tensors, path)
-    converted = convert_vgg19(path)
+    converted = convert("vgg19", path)
     assert converted.keys() == tensors.keys()
     assert all(torch.equal(converted[key], tensors[key]) for key in tensors)
 
@@ -147,7 +147,7 @@ def test_gradients_reach_the_image_and_not_the_weights() -> None:
 
 def assert_refused(message: str, path: Path) -> None:
     with pytest.raises(WeightsError, match=message) as caught:
-        convert_vgg19(path)
+        convert("vgg19", path)
     assert caught.value.exit_code == 6
     assert caught.value.hint
     assert "\n" not in str(caught.value)

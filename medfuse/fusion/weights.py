@@ -10,14 +10,14 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from medfuse.errors import WeightsError
-from medfuse.fusion.networks import NETWORKS, dilran, msdra, msrpan
-from medfuse.fusion.networks.vgg import convert_vgg19
+from medfuse.fusion.networks import FEATURES, NETWORKS, dilran, msdra, msrpan, vgg
 
 #: SHA-256 of each file of weights in medfuse/models.
 SHIPPED = {
@@ -100,23 +100,15 @@ def convert(name: str, checkpoint: Path) -> dict[str, Tensor]:
     Args:
         name: One of `CONVERTIBLE`.
         checkpoint: The `.pt` as published (read without running any code in it, wherever it was saved) or the same as
-            safetensors; of VGG19 what `convert_vgg19` takes.
+            safetensors; of VGG19 torchvision's state_dict, or the Caffe values as Keras names them (`.npz`).
 
     Raises:
         WeightsError: The file cannot be read, or does not hold that network.
     """
-    if name == "vgg19":
-        return convert_vgg19(checkpoint)
     published = _read_checkpoint(name, checkpoint)
-    names = PUBLISHED[name]
-    tensors = {
-        names[prefix] + key[len(prefix) :]: tensor.contiguous()
-        for key, tensor in published.items()
-        for prefix in names
-        if key.startswith(prefix + ".")
-    }
+    tensors = vgg.renamed(published) if name == "vgg19" else _renamed(published, PUBLISHED[name])
     with torch.device("meta"):
-        expected = NETWORKS[name]().state_dict()
+        expected = {**NETWORKS, **FEATURES}[name]().state_dict()
     wrong = [key for key in expected if key not in tensors or tensors[key].shape != expected[key].shape]
     if wrong:
         raise WeightsError(
@@ -124,7 +116,18 @@ def convert(name: str, checkpoint: Path) -> dict[str, Tensor]:
             f"shape in {checkpoint.name}, {wrong[0]} first",
             "Check that the checkpoint is of this network",
         )
-    return tensors
+    if not all(bool(tensors[key].isfinite().all()) for key in expected):
+        raise WeightsError(f"expected finite weights, found NaN or infinity in {checkpoint.name}", "Get the file again")
+    return {key: tensors[key].contiguous() for key in expected}
+
+
+def _renamed(published: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    return {
+        names[prefix] + key[len(prefix) :]: tensor
+        for key, tensor in published.items()
+        for prefix in names
+        if key.startswith(prefix + ".")
+    }
 
 
 def download_vgg19(address: str = VGG19_ADDRESS) -> dict[str, Tensor]:
@@ -145,12 +148,15 @@ def download_vgg19(address: str = VGG19_ADDRESS) -> dict[str, Tensor]:
                 "expected the published weights of vgg19, could not fetch them from where torchvision keeps them",
                 "Fetch the file elsewhere, and give it to: medfuse weights convert --network vgg19",
             ) from error
-        return convert_vgg19(file)
+        return convert("vgg19", file)
 
 
 def _read_checkpoint(name: str, checkpoint: Path) -> dict[str, Tensor]:
     try:
-        if checkpoint.suffix == ".safetensors":
+        if checkpoint.suffix == ".npz":
+            with np.load(checkpoint, allow_pickle=False) as arrays:
+                published = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+        elif checkpoint.suffix == ".safetensors":
             published = load_file(checkpoint)
         else:
             published = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -158,7 +164,7 @@ def _read_checkpoint(name: str, checkpoint: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged pickle can raise anything
         raise WeightsError(
             f"expected a published checkpoint of {name}, cannot read {checkpoint.name}",
-            "Give a .pt that holds a state_dict, or a .safetensors",
+            "Give a .pt that holds a state_dict, a .safetensors or an .npz",
         ) from error
 
 

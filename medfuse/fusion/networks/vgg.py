@@ -5,15 +5,9 @@ Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image 
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from medfuse.errors import WeightsError
 
 #: Mean and standard deviation of ImageNet that the two published sets of weights expect; RGB, grey levels 0-255.
 CAFFE = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
@@ -78,52 +72,13 @@ def halved(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 2, ceil_mode=True)
 
 
-def convert_vgg19(path: Path) -> dict[str, Tensor]:
-    """Published weights of VGG19 under medfuse's names, with the mean and deviation that they expect.
+def renamed(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Published tensors under our names, with the mean and deviation that they expect.
 
     Args:
-        path: torchvision's state_dict (`.pth`, read without running any code in it, or `.safetensors`); the Caffe
-            values as Keras names them (`.npz`; input BGR); or what this function returned, as `.safetensors`.
-
-    Returns:
-        The state_dict of a `Vgg19`.
-
-    Raises:
-        WeightsError: The file cannot be read, or does not hold VGG19.
+        published: torchvision's state_dict, or the Caffe values as Keras names them (input BGR); what is neither is
+            returned as it is.
     """
-    published = _read(path)
-    tensors = _renamed(published)
-    expected = Vgg19().state_dict()
-    wrong = [key for key in expected if key not in tensors or tensors[key].shape != expected[key].shape]
-    if wrong:
-        raise WeightsError(
-            f"expected the published tensors of vgg19, found {len(wrong)} of {len(expected)} absent or of another "
-            f"shape in {path.name}, {wrong[0]} first",
-            "Give torchvision's vgg19 or the Caffe values in Keras's form, not another VGG",
-        )
-    if not all(bool(tensors[key].isfinite().all()) for key in expected):
-        raise WeightsError(f"expected finite weights, found NaN or infinity in {path.name}", "Get the file again")
-    return {key: tensors[key].float().contiguous() for key in expected}
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        published = torch.load(path, map_location="cpu", weights_only=True)
-        return {str(key): tensor for key, tensor in published.items() if isinstance(tensor, Tensor)}
-    except Exception as error:  # a damaged pickle can raise anything
-        raise WeightsError(
-            f"expected published weights of vgg19, cannot read {path.name}",
-            "Give torchvision's .pth, the Caffe values as .npz, or a .safetensors",
-        ) from error
-
-
-def _renamed(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The layers in use under our names, with their statistics; what is neither torchvision's nor Keras's as it is."""
     if TORCHVISION_WITNESS in published:
         names = {f"features.{place}.": f"{name}." for name, place in PLACES.items()}
         statistics = TORCHVISION
