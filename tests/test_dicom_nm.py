@@ -10,6 +10,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from agreement import assert_grid_is_of_image
+from edits import edit
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileMetaDataset
@@ -48,16 +49,6 @@ def spect(tmp_path: Path) -> Path:
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.save_as(tmp_path / "spect.dcm", enforce_file_format=True)
     return tmp_path / "spect.dcm"
-
-
-def edit(path: Path, **changes: Any) -> None:
-    ds = pydicom.dcmread(path)
-    for keyword, value in changes.items():
-        if value is None:
-            delattr(ds, keyword)
-        else:
-            setattr(ds, keyword, value)
-    ds.save_as(path)
 
 
 def test_a_reconstruction_is_a_volume_of_counts(spect: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from edits import change_all
 from pydicom import Dataset
 
 from medfuse.errors import UnsupportedImage
@@ -17,13 +17,6 @@ from medfuse.volume import Modality, Unit
 
 
 @leniently()
-def edit_all(folder: Path, change: Callable[[Dataset], object]) -> None:
-    for path in folder.iterdir():
-        dataset = pydicom.dcmread(path)
-        change(dataset)
-        dataset.save_as(path)
-
-
 def store(dataset: Dataset, pixels: np.ndarray, **changes: object) -> None:
     """Put other pixels into an image, and change its header."""
     if pixels.dtype.kind == "f":
@@ -68,7 +61,7 @@ def test_padding_of_a_ct_is_air(
 ) -> None:
     pixels = ramp(dtype)
     pixels[0, 0], pixels[-1, -1] = corners
-    edit_all(ct_series, lambda dataset: store(dataset, pixels, RescaleIntercept=-1024, RescaleSlope=1, **changes))
+    change_all(ct_series, lambda dataset: store(dataset, pixels, RescaleIntercept=-1024, RescaleSlope=1, **changes))
     volume = read(ct_series)
     assert volume.unit is Unit.HU
     assert (volume.array[2, 0, 0], volume.array[2, -1, -1]) == expected
@@ -83,18 +76,18 @@ def test_a_mixed_up_sign_of_the_padding_value(ct_series: Path) -> None:
         store(dataset, pixels, RescaleIntercept=-1024, RescaleSlope=1)
         dataset.add_new("PixelPaddingValue", "US", 63536)
 
-    edit_all(ct_series, change)
+    change_all(ct_series, change)
     assert read(ct_series).array[2, 0, 0] == -1000
 
 
 def test_padding_of_other_images_is_kept(pt_series: Path, ct_series: Path) -> None:
     expected = read(pt_series).array
-    edit_all(pt_series, lambda dataset: dataset.add_new("PixelPaddingValue", "US", 0))
+    change_all(pt_series, lambda dataset: dataset.add_new("PixelPaddingValue", "US", 0))
     np.testing.assert_array_equal(read(pt_series).array, expected)
-    edit_all(ct_series, lambda dataset: setattr(dataset, "RescaleType", "US"))
+    change_all(ct_series, lambda dataset: setattr(dataset, "RescaleType", "US"))
     below = read(ct_series)
     assert below.unit is Unit.ARBITRARY
-    edit_all(ct_series, lambda dataset: setattr(dataset, "RescaleIntercept", -5000))
+    change_all(ct_series, lambda dataset: setattr(dataset, "RescaleIntercept", -5000))
     assert read(ct_series).array.min() < -4000
 
 
@@ -109,7 +102,7 @@ def test_real_padding(shared: Path) -> None:
 
 
 def test_hu_that_no_scanner_writes(ct_series: Path) -> None:
-    edit_all(ct_series, lambda dataset: setattr(dataset, "RescaleIntercept", 70000))
+    change_all(ct_series, lambda dataset: setattr(dataset, "RescaleIntercept", 70000))
     with pytest.raises(UnsupportedImage, match=r"expected HU of at most 32768, found 7\d{4} in IM\d+\.dcm"):
         read(ct_series)
 
@@ -117,7 +110,7 @@ def test_hu_that_no_scanner_writes(ct_series: Path) -> None:
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_float_pixels(ct_series: Path, dtype: str) -> None:
     pixels = (np.arange(63).reshape(7, 9) / 7).astype(dtype)
-    edit_all(ct_series, lambda dataset: store(dataset, pixels, RescaleIntercept=-10, RescaleSlope=2))
+    change_all(ct_series, lambda dataset: store(dataset, pixels, RescaleIntercept=-10, RescaleSlope=2))
     np.testing.assert_allclose(read(ct_series).array[3], pixels * 2 - 10, rtol=1e-6)
 
 
@@ -128,7 +121,7 @@ def without_rescale(dataset: Dataset) -> None:
 def test_nan_among_float_pixels(ct_series: Path) -> None:
     pixels = np.full((7, 9), np.nan, "f4")
     pixels[1:] = 5
-    edit_all(ct_series, lambda dataset: (store(dataset, pixels), without_rescale(dataset)))
+    change_all(ct_series, lambda dataset: (store(dataset, pixels), without_rescale(dataset)))
     with pytest.raises(UnsupportedImage, match="expected finite values, found 45 of 315"):
         read(ct_series, modality="mr")
     assert np.unique(read(ct_series, modality="mr", fill_nan=-3).array).tolist() == [-3, 5]
@@ -143,15 +136,15 @@ def test_nan_among_float_pixels(ct_series: Path) -> None:
     ],
 )
 def test_values_that_do_not_fit(ct_series: Path, pixels: np.ndarray, reason: str) -> None:
-    edit_all(ct_series, lambda dataset: (store(dataset, pixels), without_rescale(dataset)))
+    change_all(ct_series, lambda dataset: (store(dataset, pixels), without_rescale(dataset)))
     with pytest.raises(UnsupportedImage, match=reason):
         read(ct_series, modality="mr")
 
 
 def test_spect_that_comes_as_a_pet_series(pt_series: Path) -> None:
-    edit_all(pt_series, lambda dataset: (setattr(dataset, "Modality", "NM"), setattr(dataset, "Units", "CNTS")))
+    change_all(pt_series, lambda dataset: (setattr(dataset, "Modality", "NM"), setattr(dataset, "Units", "CNTS")))
     volume = read(pt_series)
     assert (volume.modality, volume.unit) == (Modality.NM, Unit.COUNTS)
-    edit_all(pt_series, lambda dataset: setattr(dataset, "Units", "BQML"))
+    change_all(pt_series, lambda dataset: setattr(dataset, "Units", "BQML"))
     assert read(pt_series).unit is Unit.BQML
     assert read(pt_series, units="suv").unit is Unit.SUV

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from edits import edit
 from pydicom.uid import RTStructureSetStorage, SecondaryCaptureImageStorage, SegmentationStorage, UltrasoundImageStorage
 
 from medfuse.errors import SeriesError, UnreadableFile
@@ -23,19 +24,6 @@ from medfuse.volume import Modality, Unit, Volume
 
 def found_in(folder: Path) -> list[Series]:
     return list(scan(files_below(folder)).series)
-
-
-def edit(path: Path, **changes: object) -> None:
-    """Change or, with None, delete attributes of a file."""
-    ds = pydicom.dcmread(path)
-    for keyword, value in changes.items():
-        if value is None:
-            delattr(ds, keyword)
-        else:
-            setattr(ds, keyword, value)
-            if keyword == "SOPClassUID":
-                ds.file_meta.MediaStorageSOPClassUID = value
-    ds.save_as(path)
 
 
 def test_files_of_any_name_and_depth_are_found_among_others(ct_series: Path, pt_series: Path) -> None:
