@@ -5,7 +5,7 @@
 Looks for one MR and one PET, SPECT or CT series in INCOMING, fuses them and writes a DICOM series to OUTGOING, which a
 router can send on. Exits with 0 when a series was written, 10 when the study holds no pair to fuse, and otherwise with
 the code of the error (3 input, 4 geometry, 5 registration, 6 weights, 7 output). Prints one line of JSON, without
-patient data.
+patient data; a router can hold back for a person what it says is not "trusted".
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def main() -> int:
     except medfuse.MedfuseError as error:
         print(json.dumps({"status": "failed", "error": str(error)}))
         return error.exit_code
-    alignment = fused.history[0].parameters["reason"]
-    print(json.dumps({"status": "fused", "images": len(written), "alignment": alignment}))
+    alignment = fused.history[0].parameters
+    told = {"alignment": alignment["reason"], "trust": alignment["trust"]}
+    print(json.dumps({"status": "fused", "images": len(written), **told}))
     return 0
 
 

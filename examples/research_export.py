@@ -22,11 +22,13 @@ functional = medfuse.read(functional_path)
 print("structural", structural.modality.value, structural.grid.shape, structural.grid.spacing_mm)
 print("functional", functional.modality.value, functional.unit.value, functional.grid.shape)
 
-# %% Register once, keep the transform, and look at its numbers before you trust it.
+# %% Register once, keep the transform, and look at the verdict and its numbers before you use it.
 registration = medfuse.register(structural, functional)
 medfuse.write_transform(registration.transform, out / "functional_from_structural.tfm")
-print(f"moved {registration.moved_mm:.1f} mm, rotated {registration.rotated_degrees:.1f} degrees")
-print(f"uncertain by {registration.spread_mm:.1f} mm: halves of the scan, registered alone, differ by that")
+verdict = registration.verdict
+print(verdict.trust.value, "; ".join(verdict.reasons))
+print(f"moved {verdict.evidence.moved_mm:.1f} mm, rotated {verdict.evidence.rotated_degrees:.1f} degrees")
+print(f"uncertain by {verdict.evidence.uncertainty_mm:.1f} mm: independent runs differ by that")
 
 # %% The functional volume in its own units on the structural grid, for measurements: fused values are for display.
 resampled = medfuse.resample(functional, structural.grid, registration.transform)

@@ -17,22 +17,24 @@ from medfuse._version import __version__
 
 if TYPE_CHECKING:
     from medfuse.align import Registration, Transform, read_transform, register, resample, write_transform
+    from medfuse.alignment import Alignment
     from medfuse.color import PALETTES, Percentiles, Window, parse_window
     from medfuse.errors import MedfuseError
     from medfuse.fusion import METHODS, Engine
     from medfuse.grid import Grid
     from medfuse.io.files import inspect, read, write
-    from medfuse.pipeline import Alignment, fuse
+    from medfuse.pipeline import fuse
     from medfuse.volume import Modality, Pair, Source, Step, Unit, Volume
 
 _HOMES = {
     "medfuse.align": ("Registration", "Transform", "read_transform", "register", "resample", "write_transform"),
+    "medfuse.alignment": ("Alignment",),
     "medfuse.color": ("PALETTES", "Percentiles", "Window", "parse_window"),
     "medfuse.errors": ("MedfuseError",),
     "medfuse.fusion": ("METHODS", "Engine"),
     "medfuse.grid": ("Grid",),
     "medfuse.io.files": ("inspect", "read", "write"),
-    "medfuse.pipeline": ("Alignment", "fuse"),
+    "medfuse.pipeline": ("fuse",),
     "medfuse.volume": ("Modality", "Pair", "Source", "Step", "Unit", "Volume"),
 }
 

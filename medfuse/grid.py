@@ -142,6 +142,11 @@ class Grid:
         index: NDArray[np.float64] = np.asarray(points_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
         return index
 
+    def contains(self, points_mm: ArrayLike) -> NDArray[np.bool_]:
+        """Which of the points (N, 3) in LPS mm lie inside a voxel, (N,)."""
+        index = self.index_of(points_mm)
+        return np.asarray(((index >= -0.5) & (index <= np.array(self.shape) - 0.5)).all(axis=1))
+
     def matches(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
         """Whether both grids have one shape and no corner lies farther than `tolerance_mm` from its twin."""
         if self.shape != other.shape:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from medfuse.grid import Grid
 from medfuse.volume import Volume
@@ -11,9 +14,12 @@ from medfuse.volume import Volume
 
 def to_image(volume: Volume) -> sitk.Image:
     """The volume as a SimpleITK image: float32, or a vector of 3 uint8 for colour."""
-    array = volume.array if volume.is_color else volume.array.astype(np.float32, copy=False)
-    image = sitk.GetImageFromArray(array, isVector=volume.is_color)
-    grid = volume.grid
+    return to_image_of(volume.array if volume.is_color else volume.array.astype(np.float32, copy=False), volume.grid)
+
+
+def to_image_of(array: NDArray[Any], grid: Grid) -> sitk.Image:
+    """An array (K, J, I), or (K, J, I, C), that lies on a grid, as a SimpleITK image."""
+    image = sitk.GetImageFromArray(array, isVector=array.ndim > 3)
     image.SetOrigin(grid.origin_mm.tolist())
     image.SetSpacing(grid.spacing_mm[::-1])
     image.SetDirection(grid.direction[:, ::-1].ravel().tolist())

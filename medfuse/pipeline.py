@@ -3,102 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medfuse.align import Registration, Transform, overlap, resample
-from medfuse.align import register as run_registration
+from medfuse.align import Transform, resample
+from medfuse.align.warp import Warp
+from medfuse.alignment import REGISTER, Alignment, Progress, align
 from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, parse_window
-from medfuse.errors import GeometryError, NoOverlap, OutputError, PatientMismatch, UnsupportedImage
+from medfuse.errors import GeometryError, OutputError, PatientMismatch, UnsupportedImage
 from medfuse.fusion import DEFAULT_PALETTE, Engine, display_of
 from medfuse.grid import Grid
 from medfuse.io.files import check_output, known_suffix, read, write
 from medfuse.io.limits import MAX_VOXELS
-from medfuse.io.output import whole
+from medfuse.output import whole
 from medfuse.volume import Pair, Step, Unit, Volume
 
-REGISTER = ("auto", "rigid", "affine", "none")
 GRIDS = ("structural", "functional")
 FORMATS = ("dicom", "nifti", "both")
-
-#: How many times its own uncertainty a registration must move a volume before it is believed against the header,
-#: where the files do not say whether their coordinates are one (docs/alignment.md has the measurements).
-CLEAR_SHIFT = 2.0
-
-#: Called with (what is being done, done, total).
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """How two volumes were brought together.
-
-    Args:
-        transform: From the structural world to the functional one.
-        reason: Why this transform: what it rests on, in words.
-        registration: The numbers of the registration that was run, if one was.
-    """
-
-    transform: Transform
-    reason: str
-    registration: Registration | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "reason": self.reason,
-            "moving_from_fixed": self.transform.moving_from_fixed.tolist(),
-            "registration": self.registration.to_json() if self.registration else None,
-        }
-
-
-def align(
-    structural: Volume,
-    functional: Volume,
-    register: str = "auto",
-    transform: Transform | None = None,
-    progress: Progress | None = None,
-) -> Alignment:
-    """Decide how the functional volume lies on the structural one.
-
-    Args:
-        structural: The volume that stays.
-        functional: The volume that moves.
-        register: "auto" trusts the header where both share a frame of reference or a grid; where their frames differ it
-            registers; where a file states no frame, it registers and believes the result only if it clearly leads away
-            from the header's alignment. "rigid" and "affine" register in any case; "none" takes the header's alignment.
-        transform: A known transform from the structural to the functional world, instead of all that.
-        progress: Called as the registration goes on.
-
-    Raises:
-        ValueError: An unknown `register`.
-        NoOverlap: The header's alignment is to be taken, and leaves the two apart.
-        RegistrationError: No alignment was found.
-    """
-    if register not in REGISTER:
-        raise ValueError(f"expected a register of {', '.join(REGISTER)}, got {register!r}")
-    if transform is not None:
-        return Alignment(transform, "given")
-    trusted = _shared_coordinates(structural.grid, functional.grid)
-    if register == "none" or (register == "auto" and trusted):
-        if overlap(structural.grid, functional.grid) == 0:
-            raise NoOverlap(
-                "expected two volumes that overlap, found that by their headers nothing of one lies inside the other",
-                "If both show the same body part, let them be registered with --register rigid",
-            )
-        return Alignment(Transform.identity(), trusted or "header, as asked")
-    kind = "rigid" if register == "auto" else register
-    registration = run_registration(
-        structural, functional, kind, progress=partial(progress, "registering") if progress else None
-    )
-    if register == "auto" and _header_holds(structural.grid, functional.grid, registration):
-        return Alignment(
-            Transform.identity(), "header, from which a registration did not clearly lead away", registration
-        )
-    return Alignment(registration.transform, f"{kind} registration, not verified: check it by eye", registration)
+#: Folder, in that of the result, of what rode along.
+ALSO = "also"
 
 
 def fuse(
@@ -108,7 +34,8 @@ def fuse(
     method: str = "dilran",
     strategy: str | None = None,
     register: str = "auto",
-    transform: Alignment | Transform | None = None,
+    transform: Alignment | Transform | Warp | None = None,
+    accept_untrusted: bool = False,
     grid: str | float | Grid = "structural",
     palette: str = DEFAULT_PALETTE,
     window: str | Window | Percentiles | None = None,
@@ -117,6 +44,7 @@ def fuse(
     weights: Path | None = None,
     engine: Engine | None = None,
     any_patient: bool = False,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Volume:
     """Fuse two scans of one patient.
@@ -126,8 +54,9 @@ def fuse(
         functional: PET or SPECT (shown in colour), an RGB volume, or the other of CT and MR (shown in grey).
         method: A key of `medfuse.METHODS`.
         strategy: How a learned method merges features; None for its default.
-        register: See `align`.
+        register: See `medfuse.alignment.align`.
         transform: A known transform or alignment from the structural to the functional world.
+        accept_untrusted: Use a registration that is doubtful or failed, too.
         grid: Where the result lies: "structural", "functional", a voxel size in mm (the structural block with cubic
             voxels), or any `Grid` in the structural world.
         palette: Palette of the uptake, a key of `medfuse.PALETTES`.
@@ -138,6 +67,7 @@ def fuse(
         weights: Weights in place of the shipped ones.
         engine: A warm engine; then method, strategy, device and weights are not looked at.
         any_patient: Do not ask whether both scans are of one patient.
+        threads: Threads of the registration; None for as many as there are cores.
         progress: Called as the work goes on.
 
     Returns:
@@ -156,7 +86,15 @@ def fuse(
     engine = engine or Engine(method, strategy, device, weights)
     target = _target(structural, functional, grid)
     if not isinstance(transform, Alignment):
-        transform = align(structural, functional, register, transform, progress)
+        transform = align(
+            structural,
+            functional,
+            register,
+            transform,
+            progress,
+            accept_untrusted=accept_untrusted,
+            threads=threads,
+        )
     pair = _on_grid(structural, functional, transform.transform, target)
     fused = engine.fuse(pair, shown_structural, shown_functional, partial(progress, "fusing") if progress else None)
     if target is functional.grid:
@@ -182,15 +120,22 @@ def fuse(
 
 
 def write_fused(
-    fused: Volume, out: Path, format: str | None = None, *, overwrite: bool = False, inputs: tuple[Path, ...] = ()
+    fused: Volume,
+    out: Path,
+    format: str | None = None,
+    *,
+    also: Volume | None = None,
+    overwrite: bool = False,
+    inputs: tuple[Path, ...] = (),
 ) -> list[Path]:
-    """Write a fused volume: all of it or nothing.
+    """Write a fused volume, or two: all of it or nothing.
 
     Args:
         fused: What `fuse` returned.
         out: A folder; or a file whose suffix names the format.
         format: "dicom" makes `out` a folder of slices; "nifti" puts `fused.nii.gz` and `fused.json` in it; "both" puts
             these there beside a folder `dicom`. None: DICOM where the structural scan was DICOM, otherwise NIfTI.
+        also: A second fused volume, of a series that rode along; it goes likewise to the folder `also` in `out`.
         overwrite: Replace what an earlier run wrote there.
         inputs: What was read, and must not be replaced.
 
@@ -201,26 +146,38 @@ def write_fused(
         ValueError: An unknown format.
         OutputError: The target exists or cannot be written, or has the name of another format.
     """
-    check_target(out, format, overwrite=overwrite, inputs=inputs)
+    check_target(out, format, also=also is not None, overwrite=overwrite, inputs=inputs)
     format = format or ("nifti" if fused.source.header is None else "dicom")
-    if known_suffix(out) or format == "dicom":
+    if also is None and (known_suffix(out) or format == "dicom"):
         return write(fused, out, overwrite=overwrite, inputs=inputs)
     with whole(out, overwrite=overwrite, inputs=inputs) as beside:
-        written = write(fused, beside / "fused.nii.gz")
-        if format == "both":
-            written += write(fused, beside / "dicom", format="dicom")
-        written = [out / path.relative_to(beside) for path in written]
-    return written
+        written = _write_formats(fused, beside, format)
+        if also is not None:
+            written += _write_formats(also, beside / ALSO, format)
+        return [out / path.relative_to(beside) for path in written]
+
+
+def _write_formats(fused: Volume, folder: Path, format: str) -> list[Path]:
+    if format == "dicom":
+        return write(fused, folder, format="dicom")
+    written = write(fused, folder / "fused.nii.gz")
+    return [*written, *write(fused, folder / "dicom", format="dicom")] if format == "both" else written
 
 
 def check_target(
-    out: Path, format: str | None = None, *, overwrite: bool = False, inputs: tuple[Path, ...] = ()
+    out: Path,
+    format: str | None = None,
+    *,
+    also: bool = False,
+    overwrite: bool = False,
+    inputs: tuple[Path, ...] = (),
 ) -> None:
     """Refuse a target that `write_fused` would refuse, before anything is computed.
 
     Args:
         out: As for `write_fused`.
         format: As for `write_fused`.
+        also: Whether a second volume is to be written.
         overwrite: As for `write_fused`.
         inputs: As for `write_fused`.
 
@@ -230,8 +187,9 @@ def check_target(
     """
     if format not in (*FORMATS, None):
         raise ValueError(f"expected a format of {', '.join(FORMATS)}, got {format!r}")
-    if known_suffix(out) and format == "both":
-        raise OutputError(f"expected a folder for both formats, found the file name {out.name}", "Name a folder")
+    if known_suffix(out) and (format == "both" or also):
+        needed = "both formats" if format == "both" else "two fused series"
+        raise OutputError(f"expected a folder for {needed}, found the file name {out.name}", "Name a folder")
     named = format if known_suffix(out) or format == "dicom" else None
     check_output(out, format=named, overwrite=overwrite, inputs=inputs)
 
@@ -265,42 +223,36 @@ def check_pair(structural: Volume, functional: Volume, *, any_patient: bool = Fa
             f"expected a grey MR or CT as the structural volume, found {found}",
             "Give the MR or CT first and the PET, SPECT or colour volume second",
         )
-    if not any_patient and _different_patients(structural, functional):
+    check_patients(structural, functional, any_patient=any_patient)
+
+
+def check_patients(first: Volume, second: Volume, *, any_patient: bool = False) -> None:
+    """Refuse scans of two patients.
+
+    Raises:
+        PatientMismatch: The headers name two patients, and `any_patient` is not set.
+    """
+    if not any_patient and _different_patients(first, second):
         raise PatientMismatch(
             "expected two scans of one patient, found two patient identities in the headers",
             "If they are one patient under two identities, pass --any-patient",
         )
 
 
-def _different_patients(structural: Volume, functional: Volume) -> bool:
+def _different_patients(first: Volume, second: Volume) -> bool:
     """By patient ID, or by name and birth date where an ID is missing; what is missing in one file decides nothing."""
-    first, second = structural.source.header, functional.source.header
-    if first is None or second is None:
+    one_header, other_header = first.source.header, second.source.header
+    if one_header is None or other_header is None:
         return False
 
     def stated(header: Mapping[str, Any], *keywords: str) -> tuple[str, ...]:
         return tuple(str(getattr(header, keyword, "") or "").strip().upper() for keyword in keywords)
 
     for keywords in (("PatientID",), ("PatientName", "PatientBirthDate")):
-        one, other = stated(first, *keywords), stated(second, *keywords)
+        one, other = stated(one_header, *keywords), stated(other_header, *keywords)
         if all(one) and all(other):
             return one != other
     return False
-
-
-def _shared_coordinates(structural: Grid, functional: Grid) -> str:
-    """Why the two worlds can be taken as one, in words; empty where nothing says so."""
-    if structural.frame_of_reference and structural.frame_of_reference == functional.frame_of_reference:
-        return "one frame of reference"
-    if structural.matches(functional):
-        return "one grid"
-    return ""
-
-
-def _header_holds(structural: Grid, functional: Grid, registration: Registration) -> bool:
-    """Whether the header's alignment stands against a registration, where a file states no frame of reference."""
-    unstated = structural.frame_of_reference is None or functional.frame_of_reference is None
-    return unstated and registration.shift_mm <= CLEAR_SHIFT * registration.spread_mm
 
 
 def _target(structural: Volume, functional: Volume, grid: str | float | Grid) -> Grid:
@@ -334,7 +286,7 @@ def _spacing(text: str | float) -> float:
     return spacing_mm
 
 
-def _on_grid(structural: Volume, functional: Volume, transform: Transform, target: Grid) -> Pair:
+def _on_grid(structural: Volume, functional: Volume, transform: Transform | Warp, target: Grid) -> Pair:
     """Both volumes on the target grid, each interpolated at most once."""
     if target is functional.grid:
         return Pair(resample(structural, target, transform.inverse()), functional)

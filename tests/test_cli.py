@@ -25,7 +25,9 @@ import SimpleITK as sitk
 import torch
 from phantoms import moved, phantom
 from PIL import Image
+from verdicts import REASON, SHIFT, registration
 
+from medfuse.align import Registration
 from medfuse.cli import main
 from medfuse.cli.console import progress_bars
 from medfuse.fusion import Engine
@@ -283,7 +285,7 @@ def test_zips_are_fused_like_folders(medfuse: Command, scans: Path) -> None:
     assert Path("zip.nii").read_bytes() == Path("folder.nii").read_bytes()
 
 
-@pytest.mark.parametrize("suffix", [".tfm", ".h5"])
+@pytest.mark.parametrize("suffix", [".tfm", ".h5", ".txt"])
 def test_a_saved_transform_gives_the_same_result_again(medfuse: Command, scans: Path, suffix: str) -> None:
     scans_of = ("fuse", scans / "study/mr", scans / "study/pet", *FUSE)
     first = medfuse(*scans_of, "-o", "a.nii", "--register", "rigid", "--save-transform", f"t{suffix}", "--json")
@@ -293,7 +295,25 @@ def test_a_saved_transform_gives_the_same_result_again(medfuse: Command, scans: 
     assert first.json["align"]["moving_from_fixed"] == again.json["align"]["moving_from_fixed"] != np.eye(4).tolist()
     assert Path("a.nii").read_bytes() == Path("b.nii").read_bytes() != Path("c.nii").read_bytes()
     assert plain.json["align"]["registration"] is None
-    assert sitk.ReadTransform(f"t{suffix}").GetDimension() == 3
+
+
+def test_a_deformable_transform_is_taken_and_saved_again(medfuse: Command, scans: Path) -> None:
+    field = sitk.GetImageFromArray(np.broadcast_to((2.0, -1.0, 3.0), (8, 8, 8, 3)), isVector=True)
+    field.SetOrigin((5.0, -25.0, 25.0))
+    field.SetSpacing((8.0, 8.0, 8.0))
+    sitk.WriteTransform(sitk.DisplacementFieldTransform(field), "bent.h5")
+    pair = ("fuse", scans / "study/mr", scans / "study/pet", *FUSE, "--json")
+    bent = medfuse(*pair, "-o", "a.nii", "--transform", "bent.h5", "--save-transform", "again.tfm")
+    assert (bent.code, bent.json["align"]["reason"], bent.json["align"]["deformable"]) == (0, "given", True)
+    assert medfuse(*pair, "-o", "b.nii", "--transform", "again.tfm").json["align"]["deformable"]
+    Path("straight.txt").write_text("1 0 0 2\n0 1 0 -1\n0 0 1 3\n0 0 0 1\n")
+    straight = medfuse(*pair, "-o", "c.nii", "--transform", "straight.txt").json
+    assert not straight["align"]["deformable"]
+    np.testing.assert_allclose(
+        straight["align"]["moving_from_fixed"], bent.json["align"]["moving_from_fixed"], atol=1e-6
+    )
+    for name in ("b.nii", "c.nii"):
+        np.testing.assert_allclose(read(name).array.astype(int), read("a.nii").array.astype(int), atol=1)
 
 
 def test_register_writes_the_transform_that_fuse_finds(medfuse: Command, scans: Path) -> None:
@@ -305,7 +325,7 @@ def test_register_writes_the_transform_that_fuse_finds(medfuse: Command, scans: 
     )
     assert fused.json["align"]["moving_from_fixed"] == found.json["transform"]
     told = medfuse("register", scans / "study", scans / "study", "-o", "t.tfm", "--overwrite", *SERIES_OF_REGISTER)
-    assert "check the alignment by eye" in told.out
+    assert f"found:   rigid registration, {found.json['trust']} (" in told.out
 
 
 SERIES_OF_REGISTER = ("--fixed-series", "MR", "--moving-series", "2")
@@ -485,10 +505,140 @@ def test_demo_registers_the_phantom_and_tells_the_error(
     assert content["misalignment_mm"] > 5
     assert set(content["error_mm"]) == {"pet", "ct"}
     assert max(content["error_mm"].values()) < 2
+    assert all(reason.startswith("rigid registration, trusted") for reason in content["aligned"].values())
     assert Image.open(content["figure"]).size[0] > 300
     for path in (content["scans"], *content["fused"].values()):
         assert Path(path).is_dir()
     refused(7, "demo exists", "demo")
+
+
+# Registrations that are trusted, and those that are not
+
+
+@pytest.fixture
+def find(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let every registration find `SHIFT`, with such a verdict."""
+
+    def let(trust: str) -> None:
+        def run(_fixed: Volume, _moving: Volume, kind: str, **_options: object) -> Registration:
+            return registration(trust, kind)
+
+        monkeypatch.setattr("medfuse.alignment.run_registration", run)
+        monkeypatch.setattr("medfuse.align.register", run)
+
+    return let
+
+
+def test_a_trusted_registration_is_told_with_its_numbers(
+    medfuse: Command, scans: Path, find: Callable[[str], None]
+) -> None:
+    find("trusted")
+    ran = medfuse("fuse", scans / "study/mr", scans / "study/pet", "-o", "out", *FUSE, "--register", "rigid")
+    assert (ran.code, ran.err) == (0, "")
+    assert "aligned: rigid registration, trusted (agreement 0.4 mm) (" in ran.out
+    for number in ("inverse 0.4 mm", "moved by 5.8 mm", "1.020 before, 1.190 after", "overlap 81% before"):
+        assert number in ran.out
+    ran = medfuse("register", scans / "study/mr", scans / "study/pet", "-o", "t.tfm", "--kind", "affine")
+    assert (ran.code, ran.err) == (0, "")
+    assert "found:   affine registration, trusted (agreement 0.4 mm)\n" in ran.out
+    assert "inverse 0.4 mm" in ran.out
+
+
+def test_a_doubtful_registration_is_said_to_be_so_everywhere(
+    medfuse: Command, scans: Path, find: Callable[[str], None]
+) -> None:
+    find("doubtful")
+    pair = (scans / "study/mr", scans / "study/pet", "--json")
+    warning = f"warning: {{}} ({REASON}). Look at the result before you rely on it\n"
+    ran = medfuse("fuse", *pair, "-o", "a", *FUSE, "--register", "rigid")
+    assert (ran.code, ran.err) == (0, warning.format("header, for the rigid registration is doubtful"))
+    assert (ran.json["align"]["trust"], ran.json["align"]["registered"]) == ("doubtful", False)
+    assert ran.json["align"]["registration"]["reasons"] == [REASON]
+    ran = medfuse("fuse", *pair, "-o", "b", *FUSE, "--register", "rigid", "--accept-untrusted")
+    assert (ran.code, ran.err) == (0, warning.format("rigid registration, doubtful"))
+    assert ran.json["align"]["registered"]
+    assert ran.json["align"]["moving_from_fixed"] == SHIFT.moving_from_fixed.tolist()
+    ran = medfuse("register", *pair, "-o", "t.tfm")
+    assert (ran.code, ran.err) == (0, warning.format("rigid registration, doubtful"))
+    assert ran.json["trust"] == "doubtful"
+    assert Path("t.tfm").is_file()
+
+
+def test_a_failed_registration_writes_nothing_unless_accepted(
+    medfuse: Command, refused: Callable[..., None], scans: Path, find: Callable[[str], None]
+) -> None:
+    find("failed")
+    match = rf"rigid one failed \({REASON}\): .*agreement 0.4 mm.*--register none.*--transform.*--accept-untrusted"
+    fusing = ("fuse", scans / "study/mr", scans / "study/pet", "-o", "out", *FUSE, "--register", "rigid")
+    registering = ("register", scans / "study/mr", scans / "study/pet", "-o", "t.tfm")
+    for command in (fusing, registering):
+        refused(5, match, *command)
+        ran = medfuse(*command, "--accept-untrusted", "--json")
+        assert (ran.code, f"rigid registration, failed ({REASON})" in ran.err) == (0, True)
+        assert ran.json.get("align", ran.json)["trust"] == "failed"
+
+
+@pytest.mark.parametrize("command", ["fuse", "register"])
+def test_threads_reach_the_registration(
+    medfuse: Command, scans: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    asked = []
+
+    def run(*_pair: object, threads: int, **_options: object) -> Registration:
+        asked.append(threads)
+        return registration("trusted")
+
+    monkeypatch.setattr("medfuse.alignment.run_registration", run)
+    monkeypatch.setattr("medfuse.align.register", run)
+    how = {"fuse": ("-o", "out", *FUSE, "--register", "rigid"), "register": ("-o", "t.tfm")}
+    assert medfuse(command, scans / "study/mr", scans / "study/pet", *how[command], "--threads", 3).code == 0
+    assert asked == [3]
+
+
+# What rides along
+
+
+def test_pet_moves_with_its_ct(medfuse: Command, scans: Path, find: Callable[[str], None]) -> None:
+    find("trusted")
+    study = scans / "study"
+    ran = medfuse(
+        *("fuse", study / "mr", study / "ct", "--also", study / "pet", "-o", "out", "--format", "both", *FUSE),
+        *("--register", "rigid", "--accept-untrusted", "--also-window", "0:4", "--json"),
+    )
+    assert (ran.code, ran.err) == (0, "")
+    assert sorted(ran.json["outputs"]) == sorted(str(path) for path in Path().rglob("*") if path.is_file())
+    also = ran.json["also"]
+    assert also["align"]["reason"].startswith("with the CT, one frame of reference: rigid registration, trusted")
+    assert (
+        also["align"]["moving_from_fixed"] == ran.json["align"]["moving_from_fixed"] == SHIFT.moving_from_fixed.tolist()
+    )
+    assert (ran.json["fuse"]["functional"]["modality"], also["fuse"]["functional"]["modality"]) == ("CT", "PT")
+    assert also["fuse"]["functional"]["window"] == "0:4"
+    assert not read("out/fused.nii.gz").is_color
+    assert read("out/also/fused.nii.gz").is_color
+    assert read("out/also/dicom").grid.matches(read(study / "mr").grid)
+    medfuse("register", study / "mr", study / "ct", "-o", "t.tfm")
+    medfuse("fuse", study / "mr", study / "pet", "-o", "alone.nii.gz", *FUSE, "--transform", "t.tfm", "--window", "0:4")
+    assert np.array_equal(read("out/also/fused.nii.gz").array, read("alone.nii.gz").array)
+    told = medfuse("fuse", study / "mr", study / "ct", "--also", study / "pet", "-o", "told", *FUSE)
+    assert "also:    with the CT, one frame of reference: one frame of reference\n" in told.out
+
+
+def test_what_rides_along_is_read_by_its_own_words(medfuse: Command, refused: Callable[..., None], scans: Path) -> None:
+    pair = ("fuse", scans / "study/mr", scans / "study/ct", "-o", "out", *FUSE, "--also")
+    refused(3, "also scan: .*--also-series", *pair, scans / "study")
+    refused(3, "also scan: expected a scan in SUV", *pair, scans / "ct.nii.gz", "--also-units", "suv")
+    refused(3, "also scan: .*nothing named nowhere", *pair, "nowhere")
+    ran = medfuse(*pair, scans / "study", "--also-series", "PT", "--also-modality", "spect", "--json")
+    assert ran.json["also"]["fuse"]["functional"]["modality"] == "NM"
+
+
+def test_what_may_not_ride_along(refused: Callable[..., None], scans: Path) -> None:
+    study = ("fuse", scans / "study/mr", scans / "study/ct", *FUSE)
+    refused(4, "expected a series to ride along.*--save-transform", *study, "-o", "out", "--also", scans / "pet.nii.gz")
+    refused(3, "two patient identities", *study, "-o", "out", "--also", scans / "other")
+    refused(7, "folder for two fused series", *study, "-o", "x.nii", "--also", scans / "study/pet")
+    refused(7, "is or holds an input", *study, "-o", scans / "study/pet", "--overwrite", "--also", scans / "study/pet")
 
 
 # Wrong input
@@ -502,7 +652,7 @@ def test_demo_registers_the_phantom_and_tells_the_error(
         (2, "strategy.*'magic'", "--method dilran --strategy magic"),
         (2, "strategy.*'average'", "--strategy average"),
         (2, "no weights", "--weights note.txt"),
-        (2, "register of auto, rigid, affine, none, got 'magic'", "--register magic"),
+        (2, "register of auto, rigid, affine, deformable, none, got 'magic'", "--register magic"),
         (2, "palette of HOT_IRON.*got 'VIRIDIS'", "--palette VIRIDIS"),
         *((2, "grid of structural, functional or a voxel size", f"--grid {word}") for word in ("x", "0", "-2", "nan")),
         *((2, "expected a window", f"--window {word}") for word in ("x", "7", "1,2,3", "9:1", "5,0", "nan:1", "1%:5")),
@@ -511,7 +661,9 @@ def test_demo_registers_the_phantom_and_tells_the_error(
         (2, "no device 'cuda:99'", "--device cuda:99"),
         (2, "modality of ct", "--structural-modality x-ray"),
         (2, "modality of ct", "--functional-modality x-ray"),
-        (2, "exclude one another", "--transform t.tfm --register rigid"),
+        *((2, "exclude one another", f"--transform t.tfm --register {kind}") for kind in ("rigid", "deformable")),
+        (2, "--also with its options, got them alone", "--also-series 2"),
+        (2, "threads", "--threads 0"),
         (2, "apart from the output", "--save-transform out/t.tfm"),
         (2, "No such option", "--magic"),
         (3, "grey MR or CT.*PT", "--structural-modality pet"),
@@ -524,7 +676,8 @@ def test_demo_registers_the_phantom_and_tells_the_error(
         (4, "no voxel of one inside the other", "--transform away.tfm"),
         (6, "found something else in note.txt", "--method dilran --weights note.txt"),
         (6, "cannot read nothing.safetensors", "--method dilran --weights nothing.safetensors"),
-        (7, r"\.tfm or \.h5", "--save-transform t.txt"),
+        (7, r"\.tfm or \.h5", "--save-transform t.png"),
+        (7, "deformable.*t.txt", "--register deformable --save-transform t.txt"),
         (7, "note.txt above it is a file", "--save-transform note.txt/t.tfm"),
         (7, "note.tfm exists", "--save-transform note.tfm"),
         (7, "folder for both", "-o x.nii.gz --format both"),
@@ -557,7 +710,7 @@ def test_no_gpu_is_said_before_anything_is_read(refused: Callable[..., None], mo
         ("unexpected extra argument", "fuse x y z -o out"),
         ("Missing argument", "info"),
         ("Missing option '-o'", "register x y"),
-        ("kind of rigid, affine, got 'none'", "register x y -o t.tfm --kind none"),
+        ("kind of rigid, affine, deformable, got 'none'", "register x y -o t.tfm --kind none"),
         ("Missing argument", "convert x"),
         ("expected a device", "demo --device abacus"),
     ],
@@ -594,9 +747,11 @@ def test_a_scan_that_cannot_be_read(refused: Callable[..., None], scans: Path, k
 
 
 def test_two_patients(medfuse: Command, refused: Callable[..., None], scans: Path) -> None:
-    pair = ("fuse", scans / "study/mr", scans / "other", "-o", "out", *FUSE)
-    refused(3, "two patient identities.*--any-patient", *pair)
-    assert medfuse(*pair, "--any-patient").code == 0
+    fusing = ("fuse", scans / "study/mr", scans / "other", "-o", "out", *FUSE)
+    registering = ("register", scans / "study/mr", scans / "other", "-o", "t.tfm", "--accept-untrusted")
+    for command in (fusing, registering):
+        refused(3, "two patient identities.*--any-patient", *command)
+        assert medfuse(*command, "--any-patient").code == 0
 
 
 @pytest.mark.parametrize("form", ["dicom", "nifti"])

@@ -76,6 +76,43 @@ def test_derivation_description_fits_its_value_representation(history: list[Step
     assert "not for diagnostic use" in text
 
 
+@pytest.mark.parametrize("steps", [1, 100])
+def test_what_the_alignment_rests_on_is_never_cut_away(steps: int) -> None:
+    numbers = {
+        "kind": "rigid",
+        "nmi_before": 1.02,
+        "shift_mm": 12.34567,
+        "folded": None,
+        "agreement_mm": {"start": 1.0},
+    }
+    aligned = Step("align", {"reason": "rigid registration, doubtful (agreement 9.1 mm)", "registration": numbers})
+    text = derivation_description((aligned, *[Step("smooth", {"sigma_mm": 1.5})] * steps))
+    assert (
+        "; aligned by: rigid registration, doubtful (agreement 9.1 mm); registration: nmi_before 1.02, shift_" in text
+    )
+    assert "shift_mm 12.35; align(" in text
+    endless = derivation_description((Step("align", {"reason": "rigid registration, failed (" + "x" * 5000}),))
+    assert "; aligned by: rigid registration, failed (xxx" in endless
+    assert len(endless) <= 1024
+
+
+@pytest.mark.parametrize(
+    ("registered", "trust", "expected"),
+    [
+        (True, "doubtful", "medfuse PT+MR zero-lea (doubtful match) - not for diagnostic use"),
+        (True, "failed", "medfuse PT+MR zero-learn (failed match) - not for diagnostic use"),
+        (True, "trusted", "medfuse PT+MR zero-learning - not for diagnostic use"),
+        (True, "x" * 99, "medfuse PT+MR zero-learning - not for diagnostic use"),
+        (False, "doubtful", "medfuse PT+MR zero-learning - not for diagnostic use"),
+    ],
+)
+def test_a_series_that_lies_by_an_untrusted_registration_says_so(registered: bool, trust: str, expected: str) -> None:
+    aligned = Step("align", {"registered": registered, "trust": trust})
+    text = series_description(fused("MR", "PT", history=(aligned, Step("fuse", {"method": "zero-learning"}))))
+    assert len(text) <= 64
+    assert text == expected
+
+
 def test_derivation_description_tells_every_step() -> None:
     history = (
         Step("register", {"kind": "rigid", "transform": [[1 / 3, 0.0], [0, 1]]}, "0.0.9"),

@@ -52,7 +52,8 @@ def run(name: str, *words: object) -> subprocess.CompletedProcess[str]:
 def test_pacs_preprocess_writes_a_series(study: Path, tmp_path: Path) -> None:
     done = run("pacs_preprocess.py", study, tmp_path / "out", "--method", "average")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"status": "fused", "images": 20, "alignment": "one frame of reference"}
+    told = {"status": "fused", "images": 20, "alignment": "one frame of reference", "trust": None}
+    assert json.loads(done.stdout) == told
     image = pydicom.dcmread(next((tmp_path / "out").iterdir()))
     assert image.StudyInstanceUID == pydicom.dcmread(next((study / "mr").iterdir())).StudyInstanceUID
 

@@ -23,10 +23,12 @@ FLOORS = (
     ("sample.demo",),
     ("batch", "pacs", "report", "benchmark", "train"),
     ("pipeline",),
+    ("alignment",),
     ("io", "align", "fusion", "sample"),
     ("itk",),
     ("volume",),
     ("grid", "color", "metrics"),
+    ("output",),
     ("errors", "_version"),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
@@ -101,7 +103,11 @@ def test_one_file_runs_a_registration() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr == "ImageRegistrationMethod"
     }
-    assert users == {"medfuse.align.register"}
+    engine = {name for name in MODULES if name.startswith("medfuse.align.engine")}
+    assert users
+    assert users <= {"medfuse.align.register", *engine}
+    lookers = {name for name in set(MODULES) - engine if any(module in engine for module in imported(name))}
+    assert lookers <= {"medfuse.align.register"}
 
 
 def test_torch_stays_with_the_networks() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medfuse.errors import OutputError
-from medfuse.io.output import whole
+from medfuse.output import whole
 
 
 def _write_folder(path: Path, names: list[str], *, overwrite: bool = False, text: str = "new") -> None:

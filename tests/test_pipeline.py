@@ -1,10 +1,9 @@
-"""The whole path: which alignment is believed, where the result lies, what it says of itself, how it is written."""
+"""The whole path: where the result lies, what it says of itself, how it is written."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,22 +12,30 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from agreement import assert_agrees_with_nifti, assert_grid_is_of_image
-from phantoms import BODY, moved, phantom
-from pydicom import Dataset
+from phantoms import phantom
+from pydicom import Dataset, dcmread
+from verdicts import REASON, SHIFT, registration
 
-from medfuse import pipeline
-from medfuse.align import Registration, Transform, write_transform
+from medfuse import alignment
+from medfuse.align import Transform, write_transform
+from medfuse.alignment import Alignment, ride_along
 from medfuse.color import Window
-from medfuse.errors import GeometryError, NoOverlap, OutputError, PatientMismatch, UnsupportedImage
+from medfuse.errors import (
+    GeometryError,
+    MedfuseWarning,
+    OutputError,
+    PatientMismatch,
+    RegistrationError,
+    UnsupportedImage,
+)
 from medfuse.fusion import Engine
 from medfuse.grid import Grid
 from medfuse.io.files import read, write
-from medfuse.pipeline import align, check_pair, check_target, check_words, fuse, write_fused
+from medfuse.pipeline import check_pair, check_target, check_words, fuse, write_fused
 from medfuse.sample.series import write_series
 from medfuse.volume import Modality, Source, Unit, Volume
 
-FRAME, OTHER_FRAME = "1.2.826.0.1.999.1", "1.2.826.0.1.999.2"
-SHIFT = Transform(np.array([[1, 0, 0, 4.5], [0, 1, 0, -3], [0, 0, 1, 2], [0, 0, 0, 1.0]]))
+FRAME = "1.2.826.0.1.999.1"
 
 
 @pytest.fixture(scope="module")
@@ -52,102 +59,8 @@ def ct() -> Volume:
     return phantom(Modality.CT, (12, 15, 16), FRAME)
 
 
-def without_frame(volume: Volume) -> Volume:
-    return moved(volume, (0, 0, 0))
-
-
 def black(volume: Volume) -> Volume:
     return replace(volume, array=np.zeros_like(volume.array))
-
-
-@pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let every registration find `SHIFT`, so many times as far from the headers as it is uncertain."""
-
-    def find(ratio: float) -> None:
-        def run(_fixed: Volume, _moving: Volume, kind: str, progress: object = None) -> Registration:
-            return Registration(SHIFT, kind, "header", 1.0, 1.2, 1.0, 5.8, 0.0, shift_mm=5.8, spread_mm=5.8 / ratio)
-
-        monkeypatch.setattr(pipeline, "run_registration", run)
-
-    return find
-
-
-# Which alignment is believed
-
-
-@pytest.mark.parametrize(
-    ("frames", "register", "ratio", "reason"),
-    [
-        ((FRAME, FRAME), "auto", None, "one frame of reference"),
-        ((FRAME, FRAME), "none", None, "one frame of reference"),
-        ((FRAME, OTHER_FRAME), "none", None, "header, as asked"),
-        ((None, None), "none", None, "header, as asked"),
-        ((None, None), "auto", 1.99, "header, from which a registration did not clearly lead away"),
-        ((FRAME, None), "auto", 1.99, "header, from which a registration did not clearly lead away"),
-        ((None, None), "auto", 2.01, "rigid registration"),
-        ((None, FRAME), "auto", 2.01, "rigid registration"),
-        ((FRAME, OTHER_FRAME), "auto", 0.1, "rigid registration"),
-        ((FRAME, FRAME), "rigid", 0.9, "rigid registration"),
-        ((FRAME, FRAME), "affine", 0.9, "affine registration"),
-        ((None, None), "affine", 0.9, "affine registration"),
-    ],
-)
-def test_alignment_rests_on_the_header_or_on_a_registration(
-    mr: Volume,
-    pet: Volume,
-    registered: Callable[[float], None],
-    monkeypatch: pytest.MonkeyPatch,
-    frames: tuple[str | None, str | None],
-    register: str,
-    ratio: float | None,
-    reason: str,
-) -> None:
-    if ratio is None:
-        monkeypatch.setattr(pipeline, "run_registration", None)
-    else:
-        registered(ratio)
-    found = align(moved(mr, (0, 0, 0), frames[0]), moved(pet, (0, 0, 0), frames[1]), register)
-    assert found.reason.startswith(reason)
-    assert (found.registration is None) == (ratio is None)
-    expected = SHIFT if reason.endswith("registration") else Transform.identity()
-    assert np.array_equal(found.transform.moving_from_fixed, expected.moving_from_fixed)
-    assert json.loads(json.dumps(found.to_json()))["reason"] == found.reason
-
-
-def test_one_grid_is_one_world(mr: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "run_registration", None)
-    pet = without_frame(phantom(Modality.PT, mr.grid.shape))
-    assert align(without_frame(mr), pet).reason == "one grid"
-
-
-def test_a_given_transform_is_taken_as_it_is(mr: Volume, pet: Volume) -> None:
-    assert align(mr, pet, "rigid", SHIFT).transform is SHIFT
-
-
-@pytest.mark.parametrize("register", ["auto", "none"])
-def test_the_header_is_not_believed_where_nothing_overlaps(mr: Volume, pet: Volume, register: str) -> None:
-    with pytest.raises(NoOverlap, match=r"nothing of one lies inside the other.*--register rigid"):
-        align(mr, moved(pet, (500, 0, 0), FRAME), register)
-
-
-def test_an_unknown_way_to_register(mr: Volume, pet: Volume) -> None:
-    with pytest.raises(ValueError, match="register of auto, rigid, affine, none, got 'magic'"):
-        align(mr, pet, "magic")
-
-
-@pytest.mark.parametrize("frame", [None, OTHER_FRAME])
-def test_a_displaced_scan_is_found_again(mr: Volume, frame: str | None) -> None:
-    shift = np.array((17.0, -12.0, 9.0))
-    fixed = phantom(Modality.MR, (18, 30, 32), None if frame is None else FRAME)
-    pet = moved(phantom(Modality.PT, (18, 22, 24)), shift, frame)
-    calls: list[tuple[str, int, int]] = []
-    found = align(fixed, pet, progress=lambda *call: calls.append(call))
-    around = BODY + 10 * np.vstack([np.eye(3), -np.eye(3)])
-    assert np.linalg.norm(found.transform.apply(around) - around - shift, axis=1).mean() < 2
-    assert "check it by eye" in found.reason
-    assert {what for what, _, _ in calls} == {"registering"}
-    assert calls[-1][1] == calls[-1][2] == len(calls)
 
 
 # Where the result lies, and what is in it
@@ -322,6 +235,73 @@ def test_the_sources_of_both_go_with_the_result(
     assert len(source.also) == 1
 
 
+def test_the_words_of_registering_are_passed_on(
+    mr: Volume, pet: Volume, rule: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def run(_fixed: Volume, _moving: Volume, kind: str, **options: object) -> object:
+        asked.append({"kind": kind, **options})
+        return registration("failed", kind)
+
+    monkeypatch.setattr(alignment, "run_registration", run)
+    with pytest.raises(RegistrationError, match="affine one failed"):
+        fuse(mr, pet, register="affine", engine=rule, threads=2)
+    with pytest.warns(MedfuseWarning, match="affine registration, failed"):
+        fused = fuse(mr, pet, register="affine", engine=rule, accept_untrusted=True)
+    assert asked == [{"kind": "affine", "progress": None, "threads": threads} for threads in (2, None)]
+    assert fused.history[0].parameters["moving_from_fixed"] == SHIFT.moving_from_fixed.tolist()
+
+
+@pytest.mark.parametrize(
+    ("trust", "series", "text"),
+    [
+        ("trusted", "medfuse MR maximum - not for diagnostic use", "rigid registration, trusted (agreement 0.4 mm);"),
+        ("doubtful", "medfuse MR maximum (doubtful match) - not for diagnostic use", f"doubtful ({REASON});"),
+        ("failed", "medfuse MR maximum (failed match) - not for diagnostic use", f"failed ({REASON});"),
+    ],
+)
+def test_the_verdict_goes_into_every_file(
+    mr: Volume, pet: Volume, rule: Engine, tmp_path: Path, trust: str, series: str, text: str
+) -> None:
+    write_series(mr, tmp_path / "mr", description="MR", number=1)
+    found = registration(trust)
+    how = Alignment(found.transform, alignment.told(found), found)
+    write_fused(fuse(tmp_path / "mr", pet, transform=how, engine=rule), tmp_path / "out", "both")
+    image = dcmread(tmp_path / "out" / "dicom" / "fused-0001.dcm")
+    assert image.SeriesDescription == series
+    assert f"aligned by: {how.reason};" in image.DerivationDescription
+    assert text in image.DerivationDescription
+    assert len(image.DerivationDescription) <= 1024
+    notes = json.loads((tmp_path / "out" / "fused.json").read_text())
+    assert notes["Alignment"] == how.reason
+    said = notes["History"][0]["parameters"]["registration"]
+    assert (said["trust"], said["reasons"]) == (trust, list(found.verdict.reasons))
+    assert said["uncertainty_mm"] == 0.4
+
+
+def test_a_header_that_a_doubtful_registration_yields_to_is_no_doubtful_match(
+    mr: Volume, pet: Volume, rule: Engine, tmp_path: Path
+) -> None:
+    write_series(mr, tmp_path / "mr", description="MR", number=1)
+    how = Alignment(Transform.identity(), "header, for the registration is doubtful", registration("doubtful"))
+    write_fused(fuse(tmp_path / "mr", pet, transform=how, engine=rule), tmp_path / "out", "dicom")
+    image = dcmread(tmp_path / "out" / "fused-0001.dcm")
+    assert image.SeriesDescription == "medfuse MR maximum - not for diagnostic use"
+    assert "aligned by: header, for the registration is doubtful;" in image.DerivationDescription
+
+
+def test_what_rides_along_is_resampled_once_through_the_same_transform(
+    mr: Volume, ct: Volume, pet: Volume, rule: Engine
+) -> None:
+    found = registration("trusted")
+    how = Alignment(found.transform, "rigid registration", found)
+    rode = fuse(black(mr), pet, transform=ride_along(how, ct, pet), engine=rule, palette="GREY", window="0:16")
+    alone = fuse(black(mr), pet, transform=SHIFT, engine=rule, palette="GREY", window="0:16")
+    assert np.array_equal(rode.array, alone.array)
+    assert rode.history[0].parameters["reason"] == "with the CT, one frame of reference: rigid registration"
+
+
 # What is refused
 
 
@@ -414,6 +394,27 @@ def test_both_formats_hold_the_same(from_dicom: Volume, tmp_path: Path) -> None:
     for back in (read(tmp_path / "out" / "dicom"), read(tmp_path / "out" / "fused.nii.gz")):
         assert np.array_equal(back.array, from_dicom.array)
         assert back.grid.matches(from_dicom.grid)
+
+
+@pytest.mark.parametrize(
+    ("format", "names"),
+    [("dicom", SLICES), ("nifti", NIFTI), ("both", NIFTI | {f"dicom/{name}" for name in SLICES})],
+)
+def test_what_rode_along_goes_beside(from_dicom: Volume, tmp_path: Path, format: str, names: set[str]) -> None:
+    written = write_fused(from_dicom, tmp_path / "out", format, also=from_dicom)
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in written} == names_below(tmp_path / "out")
+    assert names_below(tmp_path / "out") == names | {f"also/{name}" for name in names}
+    write_fused(from_dicom, tmp_path / "out", format, also=from_dicom, overwrite=True)
+
+
+def test_two_results_do_not_fit_into_a_file(from_dicom: Volume, tmp_path: Path) -> None:
+    for check in (
+        lambda: write_fused(from_dicom, tmp_path / "x.nii", also=from_dicom),
+        lambda: check_target(tmp_path / "x.nii", also=True),
+    ):
+        with pytest.raises(OutputError, match=r"folder for two fused series, found the file name x\.nii"):
+            check()
+    assert not (tmp_path / "x.nii").exists()
 
 
 def test_a_file_name_says_the_format(from_dicom: Volume, tmp_path: Path) -> None:
@@ -514,6 +515,7 @@ def test_sarcoma_patients(
     assert_same_picture(fused, fuse(*copies, engine=rule, register="none"))
 
 
+@pytest.mark.filterwarnings("ignore:header, for the rigid:medfuse.errors.MedfuseWarning")
 def test_a_sarcoma_patient_by_default_options_from_dicom_and_from_nifti(
     shared: Path, dcm2niix: str, tmp_path: Path
 ) -> None:
@@ -523,7 +525,7 @@ def test_a_sarcoma_patient_by_default_options_from_dicom_and_from_nifti(
     assert_lies_as(scans[0] / "image", tmp_path / "out", dcm2niix, tmp_path)
     copies = [shared / "ibsi-sts" / "nifti" / "STS_051" / f"{scan}_image.nii.gz" for scan in ("MR_T1", "PET")]
     from_nifti = fuse(*copies)
-    assert from_nifti.history[0].parameters["reason"].startswith("header, from which")
+    assert from_nifti.history[0].parameters["reason"].startswith("header, f")
     assert_same_picture(fused, from_nifti)
 
 

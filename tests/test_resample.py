@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from medfuse.align import Transform, overlap, resample
+from medfuse.align.warp import Warp
 from medfuse.errors import NoOverlap
 from medfuse.grid import Grid
 from medfuse.itk import to_image
@@ -204,3 +205,38 @@ def test_a_thin_slab_in_a_large_volume_is_found() -> None:
         slab = Grid.from_axes((2, 300, 300), (0, 0, k), (1, 1, 1), AXIAL)
         assert 0.004 < overlap(large, slab) < 0.02  # truly 0.005, on a sample of the points
         assert overlap(slab, large) == 1
+
+
+def bent(grid: Grid, size_mm: float, turn: Transform) -> Warp:
+    """A linear transform after a B-spline over a grid that moves its control points at random."""
+    image = to_image(Volume(np.zeros(grid.shape, np.float32), grid, Modality.CT))
+    spline = sitk.BSplineTransformInitializer(image, [2, 2, 2], 3)
+    spline.SetParameters((np.random.default_rng(1).normal(size=len(spline.GetParameters())) * size_mm).tolist())
+    return Warp(turn, sitk.CompositeTransform([turn.to_itk(), spline]))
+
+
+def test_a_warp_is_followed_voxel_by_voxel(oblique_volume: Volume, fixed: Grid, moved: Transform) -> None:
+    warp = bent(fixed, 2, moved)
+    at = oblique_volume.grid.index_of(warp.apply(fixed.points_mm(np.indices(fixed.shape).reshape(3, -1).T))).T
+    values = map_coordinates(oblique_volume.array.astype(float), at, order=1, mode="nearest")
+    inside = ((at >= -0.5) & (at <= np.array(oblique_volume.grid.shape)[:, None] - 0.5)).all(axis=0)
+    laid = resample(oblique_volume, fixed, warp)
+    np.testing.assert_allclose(laid.array.ravel(), np.where(inside, values, -1000), atol=1e-2)
+    assert np.abs(laid.array - resample(oblique_volume, fixed, moved).array).max() > 50
+    assert overlap(fixed, oblique_volume.grid, warp) == pytest.approx(inside.mean(), abs=1e-6)
+    (step,) = laid.history
+    assert step.parameters["deformable"] is True
+    assert resample(oblique_volume, fixed, moved).history[0].parameters["deformable"] is False
+
+
+def test_a_warp_that_leaves_the_corners_is_not_identity(oblique_volume: Volume) -> None:
+    still = bent(oblique_volume.grid, 0, Transform.identity())
+    laid = resample(oblique_volume, oblique_volume.grid, still)
+    assert laid is not oblique_volume
+    np.testing.assert_allclose(laid.array, oblique_volume.array, atol=1e-3)
+
+
+def test_a_thin_slab_is_found_through_a_warp() -> None:
+    large = Grid.from_axes((400, 300, 300), (0, 0, 0), (1, 1, 1), AXIAL)
+    slab = Grid.from_axes((2, 300, 300), (0, 0, 202), (1, 1, 1), AXIAL)
+    assert 0.004 < overlap(large, slab, bent(slab, 0, Transform.identity())) < 0.02

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.spatial.transform import Rotation
 
 from medfuse.align import Transform, read_transform, write_transform
-from medfuse.align.transform import check_target
+from medfuse.align.transform import Warp, check_target
 from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
 
 POINTS = np.random.default_rng(3).uniform(-200, 200, (20, 3))
@@ -81,6 +81,13 @@ def test_reads_what_itk_wrote(itk: sitk.Transform, suffix: str, tmp_path: Path) 
     np.testing.assert_allclose(read_transform(path).apply(POINTS), expected, atol=1e-9)
 
 
+def test_reads_what_ants_writes(tmp_path: Path) -> None:
+    path = tmp_path / "0GenericAffine.mat"
+    sitk.WriteTransform(affine(), str(path))
+    expected = [affine().TransformPoint(tuple(point)) for point in POINTS.tolist()]
+    np.testing.assert_allclose(read_transform(path).apply(POINTS), expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("suffix", [".tfm", ".h5"])
 def test_itk_reads_what_was_written(suffix: str, tmp_path: Path) -> None:
     transform = rigid()
@@ -100,13 +107,68 @@ def test_to_itk_maps_every_point_alike() -> None:
 
 
 @pytest.mark.parametrize("itk", NON_LINEAR.values(), ids=NON_LINEAR)
-def test_refuses_what_is_not_linear(itk: sitk.Transform, tmp_path: Path) -> None:
+def test_only_what_is_linear_becomes_a_matrix(itk: sitk.Transform) -> None:
     with pytest.raises(UnsupportedImage, match="expected a linear 3-D transform"):
         Transform.from_itk(itk)
-    path = tmp_path / "transform.h5"
-    sitk.WriteTransform(itk, str(path))
-    with pytest.raises(UnsupportedImage, match="expected a linear 3-D transform"):
-        read_transform(path)
+
+
+def test_a_file_of_two_dimensions_is_refused(tmp_path: Path) -> None:
+    sitk.WriteTransform(sitk.Euler2DTransform(), str(tmp_path / "flat.tfm"))
+    with pytest.raises(UnsupportedImage, match="3-D transform, found Euler2DTransform in 2 dimensions"):
+        read_transform(tmp_path / "flat.tfm")
+
+
+def test_a_deformable_file_is_read_as_a_warp(tmp_path: Path) -> None:
+    sitk.WriteTransform(NON_LINEAR["displacement"], str(tmp_path / "bent.h5"))
+    assert isinstance(read_transform(tmp_path / "bent.h5"), Warp)
+
+
+MATRIX = rigid().moving_from_fixed
+
+
+def rows(separator: str = " ", end: str = "\n") -> str:
+    return end.join(separator.join(str(number) for number in row) for row in MATRIX.tolist())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        rows(),
+        f"# from structural to functional\n{rows()}  # done\n",
+        "\ufeff" + rows(),
+        rows(",", "\r\n"),
+        rows("\t", " "),
+        f"[{rows(', ', '; ')}]",
+        str(MATRIX.tolist()),
+    ],
+    ids=["plain", "comments", "byte order mark", "commas", "one line", "matlab", "python"],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.mat", "a.tfm", "a"])
+def test_reads_sixteen_numbers_whatever_they_are_called(text: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text.encode())
+    np.testing.assert_array_equal(read_transform(tmp_path / name).moving_from_fixed, MATRIX)
+
+
+def test_numpy_reads_the_matrix_that_was_written(tmp_path: Path) -> None:
+    write_transform(rigid(), tmp_path / "a.txt")
+    np.testing.assert_array_equal(np.loadtxt(tmp_path / "a.txt"), MATRIX)
+    np.testing.assert_array_equal(read_transform(tmp_path / "a.txt").moving_from_fixed, MATRIX)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("1 0 0 5\n0 1 0 6\n0 0 1 7\n", "expected the 16 numbers of a 4 x 4 matrix, found 12 in a.txt"),
+        ("1 0 0 0 0 1 0 0 0 0 1 0 5 6 7 1", "invertible matrix with last row 0 0 0 1"),
+        ("1 0 0 5 0 1 0 6 0 0 0 7 0 0 0 1", "invertible matrix"),
+        ("1 0 0 nan 0 1 0 6 0 0 1 7 0 0 0 1", "invertible matrix"),
+    ],
+    ids=["three rows", "columns first", "flat", "not a number"],
+)
+def test_refuses_numbers_that_are_no_transform(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(UnsupportedImage, match=reason):
+        read_transform(tmp_path / "a.txt")
 
 
 def test_refuses_a_file_that_flattens_space(tmp_path: Path) -> None:
@@ -133,10 +195,10 @@ def test_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_transform(tmp_path / "a.tfm")
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.mat", "tfm"])
+@pytest.mark.parametrize("name", ["a.nii", "a", "a.mat", "tfm"])
 def test_refuses_to_write_another_suffix(name: str, tmp_path: Path) -> None:
     for refuse in (check_target, lambda path: write_transform(rigid(), path)):
-        with pytest.raises(OutputError, match=r"ending in \.tfm or \.h5"):
+        with pytest.raises(OutputError, match=r"ending in \.tfm or \.h5 or \.txt"):
             refuse(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

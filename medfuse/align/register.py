@@ -1,342 +1,341 @@
-"""Finding the transform between two volumes: the only file that runs a registration.
+"""Finding the transform between two volumes, and what speaks for it: the only file that runs a registration.
 
-Mattes mutual information (Mattes et al., IEEE Trans. Med. Imaging 22(1), 2003), which holds across modalities, is
-maximised by Powell's method at several resolutions, from several starts: line searches that never leave a better place
-for a worse one, which gradient descent did on small, cropped volumes. The registration works on smoothed copies; what
-is fused is resampled once, from the original voxels.
+Every shift at many orientations is tried at a coarse resolution; the best poses are refined from there, uphill in
+normalized mutual information, and the best of them at finer resolutions. Then others are asked, and the result is
+judged by how far they agree (docs/alignment.md). The registration works on smoothed copies; what is fused is resampled
+once, from the original voxels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from medfuse.align.resample import overlap
+from medfuse.align.engine.deformable import STEPS, deform
+from medfuse.align.engine.information import Floats, Information
+from medfuse.align.engine.intensities import comparable
+from medfuse.align.engine.pyramid import Level, cubic, levels, trimmed
+from medfuse.align.engine.refine import Affine, Rigid, refined
+from medfuse.align.engine.search import PEAKS, Candidate, candidates, orientations
+from medfuse.align.engine.second import second_opinion
 from medfuse.align.transform import Transform
-from medfuse.color.ycbcr import YCBCR_FROM_RGB
+from medfuse.align.verdict import Evidence, Verdict, judge
+from medfuse.align.warp import Warp, folding
 from medfuse.errors import RegistrationError
-from medfuse.grid import Grid
-from medfuse.itk import to_grid, to_image
 from medfuse.volume import Volume
 
-KINDS = ("rigid", "affine")
+KINDS = ("rigid", "affine", "deformable")
+#: Steps beyond those of a rigid registration.
+MORE_STEPS = {"rigid": 0, "affine": 1, "deformable": STEPS}
 
-#: Points at which the two are compared at the coarsest resolution. With fewer, chance alone fills the joint histogram:
-#: mutual information is overrated by about bins²/(2·points), the more the less the two overlap, and pulls them apart.
-COARSE_POINTS = 30_000
-FINE_POINTS = 120_000
-#: With fewer than these at the coarsest resolution there is nothing but chance.
-FEWEST_POINTS = 1_000
-BINS = 32
-SEED = 2212
+#: Voxels of the smaller volume in the search, and how many the search may handle at each orientation.
+SEARCH_VOXELS, SEARCH_ROOM = 6_000, 400_000
+#: How much of the dark around the larger volume's body is searched, as a share of the smaller one's diagonal.
+MARGIN = 0.15
+#: Between orientations of the search, degrees: usually, and where the larger volume is so many times the smaller.
+STEP, FINE_STEP, LARGER = 20.0, 14.0, 8
+#: Voxel sizes of the search, mm, and of the refinements, as shares of the search's.
+SEARCH_MM = (4.0, 40.0)
+SHARES = (0.6, 0.3, 0.15)
+#: Points at which the two are compared at each of these.
+POINTS = (8_000, 30_000, 60_000)
+#: With fewer voxels there is nothing but chance.
+FEWEST_VOXELS = 1_000
+#: All poses of the search are refined a little, at few points; the best of them in earnest.
+GLANCE_POINTS, GLANCE_ITERATIONS, REFINED = 1_000, 8, 8
+#: How far apart two poses must end to be rivals, as a share of the smaller volume's diagonal.
+APART = 0.15
+#: What the score of a pose counts that is turned by more than 90° against the headers: patients seldom are.
+TURNED = 0.9
 
 #: Called with (step, steps) as a registration goes on.
 Progress = Callable[[int, int], None]
-#: The fixed and the moving one, at one resolution.
-Images: TypeAlias = tuple[sitk.Image, sitk.Image]
 
 
 @dataclass(frozen=True)
 class Registration:
-    """A found transform, and the numbers that say what to think of it. None of them proves it right: look at it.
+    """A found transform, and what to think of it.
 
     Args:
         transform: From the fixed world to the moving one.
-        kind: "rigid" or "affine".
-        start: Which start led to it: "header", "centers" or "moments".
-        information_before: Mutual information at the header's alignment, nats; 0 where that does not overlap.
-        information_after: The same at the transform found; higher is better.
-        overlap: Share of the fixed grid that lies inside the moving one at the transform found.
-        moved_mm: Largest distance between the header's alignment and the one found, at the fixed grid's corners.
-        rotated_degrees: Angle of the rotation in the transform.
-        shift_mm: Mean distance between the header's alignment and the one found, over the fixed volume's body.
-        spread_mm: RMS over the six halves of the fixed volume of how far each, registered alone, disagrees with the
-            whole, mean over the body: how well the two volumes determine the alignment.
+        kind: "rigid", "affine" or "deformable".
+        verdict: Whether it can be trusted, and the numbers that say so.
     """
 
-    transform: Transform
+    transform: Transform | Warp
     kind: str
-    start: str
-    information_before: float
-    information_after: float
-    overlap: float
-    moved_mm: float
-    rotated_degrees: float
-    shift_mm: float
-    spread_mm: float
+    verdict: Verdict
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; the matrix as nested lists."""
-        values = asdict(self)
-        values["transform"] = self.transform.moving_from_fixed.tolist()
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
+        """Plain values; the matrix (of a deformable transform: its linear part) as nested lists."""
+        matrix = self.transform.moving_from_fixed.tolist()
+        return {"kind": self.kind, "transform": matrix, **self.verdict.to_json()}
 
 
-def register(fixed: Volume, moving: Volume, kind: str = "rigid", progress: Progress | None = None) -> Registration:
-    """Find the linear transform that lays the moving volume on the fixed one.
+def register(
+    fixed: Volume,
+    moving: Volume,
+    kind: str = "rigid",
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> Registration:
+    """Find the transform that lays the moving volume on the fixed one, and judge it.
 
     Args:
         fixed: The volume that stays; any modality.
         moving: The volume to move; any modality, colour by its luminance.
-        kind: "rigid" (3 rotations, 3 shifts) or "affine" (scales and skews too, from the rigid result).
+        kind: "rigid" (3 rotations, 3 shifts), "affine" (scales and skews too) or "deformable" (a B-spline after
+            the rigid transform).
         progress: Called as steps are done.
+        threads: How many to use; None for one a core.
 
     Returns:
-        The transform and its numbers. Equal input gives an equal result on one machine.
+        The transform and the verdict, which may be that it failed. Equal input gives an equal result on one machine.
 
     Raises:
-        ValueError: An unknown kind.
-        RegistrationError: A volume is constant or too small to be compared, or nothing was found but what chance gives.
+        ValueError: An unknown kind, or no thread.
+        RegistrationError: A volume is constant or too small to be compared, or no alignment could be compared at all.
     """
     if kind not in KINDS:
-        raise ValueError(f"expected {' or '.join(KINDS)}, got {kind!r}")
-    images = _comparable(fixed), _comparable(moving)
-    starts = dict(_starts(fixed, moving))
-    coarsest, *finer = _levels_mm(fixed.grid)
-    steps = len(starts) + len(finer) * (1 + (kind == "affine"))
-    done = 0
+        raise ValueError(f"expected a kind of {', '.join(KINDS)}, got {kind!r}")
+    threads = (os.cpu_count() or 1) if threads is None else threads
+    if threads < 1:
+        raise ValueError(f"expected at least 1 thread, got {threads}")
+    pair = _Pair(fixed, moving)
+    steps = _Steps(progress, (1 + PEAKS) * len(pair.rotations) + REFINED + 5 + MORE_STEPS[kind])
+    found, rival = _global(pair, threads, steps.tick)
+    found, agreement = _rigid(pair, found, threads, steps.tick)
+    if kind == "affine":
+        found = pair.refined(pair.refined(found, Affine, -2), Affine, -1)
+    transform: Transform | Warp = pair.oriented(found)
+    folded = None
+    if kind == "deformable":
+        images = comparable(fixed), comparable(moving)
+        transform = deform(*images, pair.oriented(found), lambda *_: steps.tick())
+        folded = folding(transform, fixed.grid)
+    steps.finish()
+    evidence = _evidence(pair, found, agreement, rival)
+    return Registration(transform, kind, judge(replace(evidence, folded=folded)))
 
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, steps)
 
-    coarse = _at_resolution(images[0], coarsest), _at_resolution(images[1], coarsest)
-    for volume, image in zip((fixed, moving), coarse, strict=True):
-        _check_size(volume.grid, image.GetNumberOfPixels())
-    name, transform = _best(coarse, starts, coarsest, tick)
-    pyramid = [(level, (_at_resolution(images[0], level), _at_resolution(images[1], level))) for level in finer]
-    for model in KINDS[: KINDS.index(kind) + 1]:
-        transform = _as_affine(transform) if model == "affine" else transform
-        for level, fine in pyramid:
-            transform = _refined(fine, transform, level)
-            tick()
-    linear = Transform.from_itk(transform)
-    corners, body = fixed.grid.corners_mm, _body_mm(coarse[0])
-    return Registration(
-        transform=linear,
-        kind=kind,
-        start=name,
-        information_before=_information(coarse, Transform.identity()),
-        information_after=_information(coarse, linear),
-        overlap=overlap(fixed.grid, moving.grid, linear),
-        moved_mm=float(linear.distance_mm(Transform.identity(), corners).max()),
-        rotated_degrees=linear.rotation_degrees,
-        shift_mm=float(linear.distance_mm(Transform.identity(), body).mean()),
-        spread_mm=_spread_mm(coarse, linear, body, coarsest),
+class _Steps:
+    """Counts steps towards a total."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def tick(self, steps: int = 1) -> None:
+        self.done = min(self.done + steps, self.total)
+        if self.progress:
+            self.progress(self.done, self.total)
+
+    def finish(self) -> None:
+        self.tick(self.total)
+
+
+class _Pair:
+    """Both volumes at every resolution. The smaller one is laid into the larger one, whichever of them is fixed."""
+
+    def __init__(self, fixed: Volume, moving: Volume) -> None:
+        self.fixed, self.moving = fixed.grid, moving.grid
+        self.swapped = float(np.prod(moving.grid.extent_mm)) < float(np.prod(fixed.grid.extent_mm))
+        self.volumes = (moving, fixed) if self.swapped else (fixed, moving)
+        for volume in self.volumes:
+            if min(volume.grid.shape) < 2 or np.prod(volume.grid.shape) < FEWEST_VOXELS:
+                raise RegistrationError(
+                    f"expected at least 2 slices and {FEWEST_VOXELS} voxels to compare, found a volume of shape "
+                    f"{volume.grid.shape}",
+                    "Give a larger scan or a --transform, or take the header's alignment with --register none",
+                )
+        self.images = tuple(comparable(volume) for volume in self.volumes)
+        self.roots = tuple(
+            comparable(volume, root=True) if volume.modality.is_functional else image
+            for volume, image in zip(self.volumes, self.images, strict=True)
+        )
+        self.search_mm = self._search_mm()
+        self.center = self.volumes[0].grid.center_mm
+        self.radius_mm = float(np.linalg.norm(self.volumes[0].grid.extent_mm)) / 4
+
+    @cached_property
+    def rotations(self) -> list[Floats]:
+        """The orientations to search: the less the volumes' outlines say, the more."""
+        small, large = (float(np.prod(volume.grid.extent_mm)) for volume in self.volumes)
+        return orientations(FINE_STEP if large > LARGER * small else STEP)
+
+    def _search_mm(self) -> float:
+        """Voxel size of the search: fine enough for the small volume, coarse enough for the body in the large one."""
+        small, large = (np.array(volume.grid.extent_mm) for volume in self.volumes)
+        side = float(np.linalg.norm(small))
+        body = trimmed(cubic(self.roots[1], float(np.prod(large) / SEARCH_ROOM) ** (1 / 3)), MARGIN * side)
+        fine = float(np.prod(small) / SEARCH_VOXELS) ** (1 / 3)
+        coarse = float(np.prod(np.array(body.grid.extent_mm) + side) / SEARCH_ROOM) ** (1 / 3)
+        return float(np.clip(max(fine, coarse), *SEARCH_MM))
+
+    @cached_property
+    def levels(self) -> list[tuple[Level, Level]]:
+        """Small and large at each share of the search's voxel size, coarse to fine."""
+        sizes = tuple(share * self.search_mm for share in SHARES[::-1])
+        small, large = (levels(image, sizes)[::-1] for image in self.images)
+        return list(zip(small, large, strict=True))
+
+    @cached_property
+    def search(self) -> tuple[Level, Level]:
+        """For the search: cubic voxels, uptake by its root."""
+        small, large = (cubic(image, self.search_mm) for image in self.roots)
+        return small, trimmed(large, MARGIN * 4 * self.radius_mm)
+
+    @cached_property
+    def measures(self) -> list[Information]:
+        """The measure at each level."""
+        return [Information(*level, points) for level, points in zip(self.levels, POINTS, strict=True)]
+
+    @cached_property
+    def rooted(self) -> tuple[Level, Level]:
+        """Small and large at the coarsest level, uptake by its root."""
+        small, large = (levels(image, (SHARES[0] * self.search_mm,))[0] for image in self.roots)
+        return small, large
+
+    @cached_property
+    def body_mm(self) -> NDArray[np.float64]:
+        """LPS mm of the small volume's body, (N, 3)."""
+        return self.search[0].body_mm
+
+    def refined(self, start: Floats, model: type[Rigid] | type[Affine], level: int) -> Floats:
+        """Where a start (4, 4) from small to large leads at one of the levels."""
+        return refined(self.measures[level], model(start, self.center, self.radius_mm))[1]
+
+    def distance_mm(self, one: Floats, other: Floats) -> float:
+        """Mean distance between two transforms over the small volume's body."""
+        return float(Transform(one).distance_mm(Transform(other), self.body_mm).mean())
+
+    def oriented(self, matrix: Floats) -> Transform:
+        """The transform from fixed to moving, of one from small to large; or the other way."""
+        return Transform(matrix).inverse() if self.swapped else Transform(matrix)
+
+
+def _global(pair: _Pair, threads: int, tick: Callable[[], None]) -> tuple[Floats, float]:
+    """The best pose (4, 4) from small to large, and the best rival's score as a share of its own."""
+    starts = [np.eye(4), *(pose.matrix for pose in candidates(*pair.search, pair.rotations, threads, tick))]
+    glances = _climbed(pair, starts, GLANCE_POINTS, GLANCE_ITERATIONS, threads, tick)
+    poses = _apart(
+        pair, _climbed(pair, [pose.matrix for pose in _apart(pair, glances)[:REFINED]], POINTS[0], 40, threads, tick)
     )
-
-
-def _best(
-    images: Images, starts: Mapping[str, sitk.Transform], level_mm: float, tick: Callable[[], None]
-) -> tuple[str, sitk.Transform]:
-    """The start that leads to the most information, by name, and where it leads."""
-    found: dict[str, tuple[float, sitk.Transform]] = {}
-    for name, start in starts.items():
-        result = _optimized(images, start, level_mm)
-        if result is not None:
-            found[name] = result
-        tick()
-    if not found:
+    best = max(poses, key=lambda pose: pose.score * (TURNED if pose.is_turned else 1))
+    if best.score <= 0:
         raise RegistrationError(
             "expected two volumes that show the same anatomy, found no alignment in which they can be compared",
             "Check that both are of one patient and one body part, or give a --transform",
         )
-    best = max(found, key=lambda name: found[name][0])
-    information, transform = found[best]
-    _check_information(information, images[0].GetNumberOfPixels())
-    return best, transform
+    return best.matrix, max((pose.score for pose in poses if pose is not best), default=0.0) / best.score
 
 
-def _check_size(grid: Grid, points: int) -> None:
-    if min(grid.shape) < 2 or points < FEWEST_POINTS:
-        raise RegistrationError(
-            f"expected at least 2 slices and {FEWEST_POINTS} voxels to compare, found a volume of shape {grid.shape} "
-            f"with {points} at the coarsest resolution",
-            "Give a larger scan or a --transform, or take the header's alignment with --register none",
-        )
+def _climbed(
+    pair: _Pair, starts: Sequence[Floats], points: int, iterations: int, threads: int, tick: Callable[[], None]
+) -> list[Candidate]:
+    """Where starts (4, 4) lead at the coarsest level, best first."""
+    measure = Information(*pair.rooted, points)
+
+    def climbed(start: Floats) -> Candidate:
+        value, matrix = refined(measure, Rigid(start, pair.center, pair.radius_mm), iterations)
+        tick()
+        return Candidate((value - 1) * measure.share_inside(matrix), matrix)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sorted(pool.map(climbed, starts), key=lambda pose: -pose.score)
 
 
-def _check_information(found: float, points: int) -> None:
-    # Independent volumes reach about bins²/(6·points): Mattes' smoothing of the histogram takes two thirds of the bias.
-    chance = BINS**2 / (4 * points)
-    if found < chance:
-        raise RegistrationError(
-            f"expected two volumes that show the same anatomy, found {found:.4f} nats of mutual information, "
-            f"where chance alone gives up to {chance:.4f}",
-            "Check that both are of one patient and one body part, or give a --transform",
-        )
+def _apart(pair: _Pair, poses: Sequence[Candidate]) -> list[Candidate]:
+    """Of poses, best first, those that are no neighbours of a better one."""
+    kept: list[Candidate] = []
+    for pose in poses:
+        if all(pair.distance_mm(pose.matrix, other.matrix) > APART * 4 * pair.radius_mm for other in kept):
+            kept.append(pose)
+    return kept
 
 
-def _levels_mm(grid: Grid) -> tuple[float, ...]:
-    """Resolutions to register at, coarse to fine, by the size of the block of space that is compared."""
-    coarse = float(np.clip((np.prod(grid.extent_mm) / COARSE_POINTS) ** (1 / 3), 2.0, 8.0))
-    return coarse, coarse / 2, coarse / 4
+def _rigid(pair: _Pair, start: Floats, threads: int, tick: Callable[[], None]) -> tuple[Floats, dict[str, float]]:
+    """The pose refined at every level, and how far independent runs end from it, by their names, mm over the body."""
+    coarse, middle, fine = range(len(SHARES))
+    found = pair.refined(pair.refined(start, Rigid, coarse), Rigid, middle)
+    others = _others(pair, found, threads, tick)
+    halves = [refined(half, Rigid(found, pair.center, pair.radius_mm), 30)[1] for half in _halves(pair)]
+    # Whoever found something better is followed.
+    best = max([found, *others.values(), *halves], key=lambda matrix: pair.measures[middle](matrix)[0])
+    found = pair.refined(pair.refined(best, Rigid, middle), Rigid, fine)
+    tick()
+    agreement = {name: pair.distance_mm(matrix, found) for name, matrix in others.items()}
+    spread = np.sqrt(np.mean([pair.distance_mm(matrix, found) ** 2 for matrix in halves]))
+    return found, {**agreement, "halves": float(spread)}
 
 
-def _comparable(volume: Volume) -> sitk.Image:
-    """The volume as float, with its outliers clipped, so that the histogram's bins go where the tissue is."""
-    values = _grey(volume)
-    lower, upper = np.percentile(values, (0.1, 99.9)).tolist()
-    if lower == upper:
-        lower, upper = float(values.min()), float(values.max())
-    if lower == upper:
-        raise RegistrationError(
-            "expected two volumes to compare, found one in which every voxel has the same value",
-            "Check that both files hold the scans they should",
-        )
-    image = sitk.GetImageFromArray(np.clip(values, lower, upper))
-    image.CopyInformation(to_image(volume))
-    return image
+def _others(pair: _Pair, found: Floats, threads: int, tick: Callable[[], None]) -> dict[str, Floats]:
+    """Where independent runs end, all from another start."""
+    away = _nudged(pair, found)
+    small, large = pair.levels[1]
+    ends = {"start": pair.refined(pair.refined(away, Rigid, 0), Rigid, 1)}
+    tick()
+    room = float(np.prod(large.grid.extent_mm) / np.prod(small.grid.extent_mm))
+    backward = Information(large, small, int(POINTS[1] * min(room, 20)))
+    inverse = _inverted(found)
+    near = backward.part(small.grid.contains(Transform(inverse).apply(backward.points_mm)))
+    model = Rigid(_inverted(away), found[:3, :3] @ pair.center + found[:3, 3], pair.radius_mm)
+    ends["inverse"] = _inverted(refined(near, model)[1])
+    tick()
+    ends["engine"] = second_opinion(small, large, away, pair.center, threads)
+    tick()
+    return ends
 
 
-def _starts(fixed: Volume, moving: Volume) -> Iterator[tuple[str, sitk.Transform]]:
-    """Where to begin: as the headers say, middle on middle, and centre of mass on centre of mass."""
-    center = fixed.grid.center_mm
-    yield "header", _shifted(center, np.zeros(3))
-    yield "centers", _shifted(center, moving.grid.center_mm - center)
-    yield "moments", _shifted(center, _center_of_mass(moving) - _center_of_mass(fixed))
+def _inverted(matrix: Floats) -> Floats:
+    return np.array(Transform(matrix).inverse().moving_from_fixed)
 
 
-def _shifted(center: NDArray[np.float64], shift: NDArray[np.float64]) -> sitk.Euler3DTransform:
-    start = sitk.Euler3DTransform()
-    start.SetCenter(center.tolist())
-    start.SetTranslation(shift.tolist())
-    return start
+def _nudged(pair: _Pair, found: Floats) -> Floats:
+    """Another start: turned by 10° and shifted by a tenth of the volume's size."""
+    turn = Rotation.from_rotvec(np.radians(10) * np.array([1, -1, 1]) / 3**0.5).as_matrix()
+    pivot = found[:3, :3] @ pair.center + found[:3, 3]
+    away = np.eye(4)
+    away[:3, :3] = turn
+    away[:3, 3] = pivot - turn @ pivot + 0.2 * pair.radius_mm * np.array([1, 1, -1]) / 3**0.5
+    return np.asarray(away @ found)
 
 
-def _center_of_mass(volume: Volume) -> NDArray[np.float64]:
-    """In LPS mm, of the values above their mean, each counted once: the body, not its brightest part."""
-    values = _grey(volume)
-    body = values > values.mean()
-    if not body.any():
-        return volume.grid.center_mm
-    counts = (body.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1)))
-    middle: NDArray[np.float64] = volume.grid.points_mm(
-        [[np.average(np.arange(len(count)), weights=count) for count in counts]]
-    )[0]
-    return middle
+def _halves(pair: _Pair) -> Iterator[Information]:
+    """The measure over both halves of the small volume, along each of its axes."""
+    measure = pair.measures[1]
+    offset = (measure.points_mm - pair.center) @ pair.volumes[0].grid.direction
+    for axis in range(3):
+        yield measure.part(offset[:, axis] < 0)
+        yield measure.part(offset[:, axis] >= 0)
 
 
-def _grey(volume: Volume) -> NDArray[np.float32]:
-    """The volume as float32, colour as its luminance."""
-    values = volume.array.astype(np.float32)
-    return values @ YCBCR_FROM_RGB[0].astype(np.float32) if volume.is_color else values
-
-
-def _at_resolution(image: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """The image with voxels of about `spacing_mm`, smoothed to match; axes that are coarser stay as they are."""
-    spacing = np.array(image.GetSpacing())
-    shrink = np.maximum(1, np.floor(spacing_mm / spacing + 0.25)).astype(int)
-    shrink = np.minimum(shrink, np.maximum(1, np.array(image.GetSize()) // 4))
-    sigma = np.where(shrink > 1, 0.4 * shrink * spacing, 0)
-    if sigma.any():
-        image = sitk.DiscreteGaussian(image, (sigma**2).tolist(), maximumKernelWidth=64)
-    return sitk.BinShrink(image, shrink.tolist()) if (shrink > 1).any() else image
-
-
-def _method(image: sitk.Image) -> sitk.ImageRegistrationMethod:
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=BINS)
-    voxels = image.GetNumberOfPixels()
-    if voxels > FINE_POINTS:
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(FINE_POINTS / voxels, SEED)
-    method.SetInterpolator(sitk.sitkLinear)
-    # Powell's method needs no gradient, and its filter would refuse fewer than 4 slices.
-    method.MetricUseFixedImageGradientFilterOff()
-    method.MetricUseMovingImageGradientFilterOff()
-    return method
-
-
-def _optimized(images: Images, start: sitk.Transform, level_mm: float) -> tuple[float, sitk.Transform] | None:
-    """Mutual information reached and the transform, or None where the two do not overlap enough to be compared."""
-    method = _method(images[0])
-    method.SetOptimizerAsPowell(
-        numberOfIterations=20, stepLength=level_mm / 2, stepTolerance=level_mm / 100, valueTolerance=1e-5
+def _evidence(pair: _Pair, found: Floats, agreement: Mapping[str, float], rival: float) -> Evidence:
+    measure = pair.measures[1]
+    header = np.eye(4)
+    transform = pair.oriented(found)
+    stretched = np.abs(np.linalg.svd(transform.moving_from_fixed[:3, :3], compute_uv=False) - 1).max()
+    return Evidence(
+        agreement_mm=agreement,
+        rival=rival,
+        nmi_before=measure(header)[0],
+        nmi_after=measure(found)[0],
+        overlap_before=_inside(pair, header),
+        overlap_after=_inside(pair, found),
+        shift_mm=pair.distance_mm(found, header),
+        moved_mm=float(transform.distance_mm(Transform.identity(), pair.fixed.corners_mm).max()),
+        rotated_degrees=transform.rotation_degrees,
+        stretched=float(stretched) if stretched > 1e-6 else None,
     )
-    method.SetOptimizerScales(_scales(start, images[0]))
-    transform = type(start)(start)
-    method.SetInitialTransform(transform, inPlace=True)
-    try:
-        method.Execute(*images)
-    except RuntimeError:
-        return None
-    return -float(method.GetMetricValue()), transform
 
 
-def _scales(transform: sitk.Transform, fixed: sitk.Image) -> list[float]:
-    """How far each parameter moves the far parts of the image, in mm per unit: what makes the parameters comparable."""
-    radius_mm = float(np.linalg.norm(np.multiply(fixed.GetSize(), fixed.GetSpacing()))) / 4
-    stretching = transform.GetNumberOfParameters() - 6
-    return [radius_mm] * 3 + [1.0] * 3 + [radius_mm] * stretching
-
-
-def _refined(images: Images, start: sitk.Transform, level_mm: float) -> sitk.Transform:
-    result = _optimized(images, start, level_mm)
-    if result is None:
-        raise RegistrationError(
-            f"the alignment was lost at a resolution of {level_mm:g} mm",
-            "Check that both volumes show the same body part, or give a --transform",
-        )
-    return result[1]
-
-
-def _as_affine(rigid: sitk.Euler3DTransform) -> sitk.ScaleSkewVersor3DTransform:
-    """The same as turn, shift, scales and skews: Powell's line searches go along these, not along matrix entries."""
-    turn = sitk.VersorRigid3DTransform()
-    turn.SetMatrix(rigid.GetMatrix())
-    affine = sitk.ScaleSkewVersor3DTransform()
-    affine.SetCenter(rigid.GetCenter())
-    affine.SetRotation(turn.GetVersor())
-    affine.SetTranslation(rigid.GetTranslation())
-    return affine
-
-
-def _body_mm(image: sitk.Image) -> NDArray[np.float64]:
-    """LPS mm of the voxels above the mean, shape (N, 3): where an error of the alignment matters."""
-    values = sitk.GetArrayViewFromImage(image)
-    return to_grid(image).points_mm(np.argwhere(values > values.mean()))
-
-
-def _spread_mm(images: Images, found: Transform, body_mm: NDArray[np.float64], level_mm: float) -> float:
-    """How far the transforms that halves of the fixed image lead to lie from the one found, RMS, at the body."""
-    start = _rigid_part(found, body_mm.mean(axis=0))
-    whole = Transform.from_itk(start)
-    results = [_optimized((half, images[1]), start, level_mm) for half in _halves(images[0])]
-    distances = [Transform.from_itk(result[1]).distance_mm(whole, body_mm).mean() for result in results if result]
-    return float(np.sqrt(np.mean(np.square(distances)))) if distances else float("inf")
-
-
-def _halves(image: sitk.Image) -> Iterator[sitk.Image]:
-    """Both halves of an image along each axis that can be cut."""
-    size = np.array(image.GetSize())
-    for axis in np.flatnonzero(size >= 4).tolist():
-        first = np.where(np.arange(3) == axis, size // 2, size)
-        second = np.where(np.arange(3) == axis, size // 2, 0)
-        yield sitk.RegionOfInterest(image, first.tolist(), [0, 0, 0])
-        yield sitk.RegionOfInterest(image, (size - second).tolist(), second.tolist())
-
-
-def _rigid_part(transform: Transform, center: NDArray[np.float64]) -> sitk.Euler3DTransform:
-    """The rotation and shift in a linear transform, about a centre."""
-    u, _, v = np.linalg.svd(transform.moving_from_fixed[:3, :3])
-    rigid = _shifted(center, transform.apply([center])[0] - center)
-    rigid.SetMatrix((u @ v).ravel().tolist(), 1e-9)
-    return rigid
-
-
-def _information(images: Images, transform: Transform) -> float:
-    """Mutual information at a transform, nats; 0 where the two do not overlap."""
-    method = _method(images[0])
-    method.SetInitialTransform(transform.to_itk())
-    try:
-        return -float(method.MetricEvaluate(*images))
-    except RuntimeError:
-        return 0.0
+def _inside(pair: _Pair, matrix: Floats) -> float:
+    """Share of the small volume's body that a transform puts inside the large volume."""
+    return float(pair.volumes[1].grid.contains(Transform(matrix).apply(pair.body_mm)).mean())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from medfuse.align.transform import Transform
+from medfuse.align.linear import Transform
+from medfuse.align.warp import Warp
 from medfuse.errors import NoOverlap
 from medfuse.grid import Grid
 from medfuse.itk import to_image
@@ -15,7 +16,7 @@ from medfuse.volume import Unit, Volume
 AIR_HU = -1000.0
 
 
-def resample(volume: Volume, grid: Grid, transform: Transform | None = None) -> Volume:
+def resample(volume: Volume, grid: Grid, transform: Transform | Warp | None = None) -> Volume:
     """A volume's values at the voxels of another grid, by one linear interpolation of the volume's own voxels.
 
     Where the grid is coarser than the volume, the volume is first smoothed to the grid's resolution, so that detail the
@@ -40,7 +41,7 @@ def resample(volume: Volume, grid: Grid, transform: Transform | None = None) -> 
             "expected two volumes that overlap, found no voxel of one inside the other",
             "Check that both show the same body part of one patient; register them with --register rigid",
         )
-    if transform.distance_mm(Transform.identity(), grid.corners_mm).max() < 1e-6 and grid.matches(volume.grid, 1e-6):
+    if _is_identity(transform, grid) and grid.matches(volume.grid, 1e-6):
         return volume
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(grid.shape[::-1])
@@ -56,6 +57,7 @@ def resample(volume: Volume, grid: Grid, transform: Transform | None = None) -> 
         {
             "interpolation": "linear",
             "moving_from_fixed": transform.moving_from_fixed.tolist(),
+            "deformable": isinstance(transform, Warp),
             "overlap": round(inside, 4),
         },
         array=np.rint(array).astype(np.uint8) if volume.is_color else array,
@@ -63,7 +65,7 @@ def resample(volume: Volume, grid: Grid, transform: Transform | None = None) -> 
     )
 
 
-def overlap(grid: Grid, other: Grid, transform: Transform | None = None) -> float:
+def overlap(grid: Grid, other: Grid, transform: Transform | Warp | None = None) -> float:
     """Share of `grid`'s voxels whose centres lie inside the voxels of `other`, 0 to 1; on at most 64 points an axis.
 
     Args:
@@ -75,16 +77,21 @@ def overlap(grid: Grid, other: Grid, transform: Transform | None = None) -> floa
     share = _share_inside(grid, other, transform)
     if share == 0:  # a slab can slip between the points: ask it instead
         size = float(np.prod(other.extent_mm) / np.prod(grid.extent_mm))
-        share = min(1.0, _share_inside(other, grid, transform.inverse()) * size)
+        linear = Transform(transform.moving_from_fixed)
+        share = min(1.0, _share_inside(other, grid, linear.inverse()) * size)
     return share
 
 
-def _share_inside(grid: Grid, other: Grid, transform: Transform) -> float:
+def _is_identity(transform: Transform | Warp, grid: Grid) -> bool:
+    if isinstance(transform, Warp):  # which may leave the corners where they are and bend the rest
+        return False
+    return bool(transform.distance_mm(Transform.identity(), grid.corners_mm).max() < 1e-6)
+
+
+def _share_inside(grid: Grid, other: Grid, transform: Transform | Warp) -> float:
     axes = [np.linspace(0, n - 1, min(n, 64)) for n in grid.shape]
     points = grid.points_mm(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
-    index = other.index_of(transform.apply(points))
-    inside = ((index >= -0.5) & (index <= np.array(other.shape) - 0.5)).all(axis=1)
-    return float(inside.mean())
+    return float(other.contains(transform.apply(points)).mean())
 
 
 def _outside(volume: Volume) -> float:
@@ -93,7 +100,7 @@ def _outside(volume: Volume) -> float:
     return 0.0 if volume.is_color else min(0.0, float(volume.array.min()))
 
 
-def _smoothed(volume: Volume, grid: Grid, transform: Transform) -> sitk.Image:
+def _smoothed(volume: Volume, grid: Grid, transform: Transform | Warp) -> sitk.Image:
     """The volume as float32, without the detail that `grid` is too coarse for: Gaussian, along each of its axes."""
     image = to_image(volume)
     if volume.is_color:

@@ -1,147 +1,138 @@
-"""Linear transforms between two patient coordinate systems, and their files."""
+"""The transforms between two patient coordinate systems, linear or deformable, and their files.
+
+All map a point of the fixed (structural) world to the same tissue in the moving (functional) one, in LPS mm: the
+direction that ITK reports and that resampling pulls.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from medfuse.align.linear import Transform
+from medfuse.align.warp import Warp
 from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
+from medfuse.grid import Grid
 
-SUFFIXES = (".tfm", ".h5")
+__all__ = ["SUFFIXES", "Transform", "Warp", "check_target", "read_transform", "write_transform"]
+
+SUFFIXES = (".tfm", ".h5", ".txt")
+#: A longer file is no list of 16 numbers.
+MOST_TEXT_BYTES = 16_384
 
 
-@dataclass(frozen=True, eq=False)
-class Transform:
-    """From the fixed volume's world to the moving volume's: the direction that ITK reports and that resampling pulls.
+def read_transform(path: Path, fixed: Grid | None = None, moving: Grid | None = None) -> Transform | Warp:
+    """Read a transform from the fixed (structural) world to the moving (functional) one; the content says what it is.
+
+    - an ITK transform (.tfm, .txt, .h5, or ANTs' .mat): linear, or with B-splines or displacement fields in it;
+    - text of 16 numbers, the rows of a (4, 4) matrix of LPS mm; what follows a # is a comment;
+    - a DICOM Spatial Registration, whose direction the frames of reference of the two scans decide.
 
     Args:
-        moving_from_fixed: (4, 4) float64 in LPS mm: ``point_in_moving = moving_from_fixed @ (x, y, z, 1)``.
+        path: The file.
+        fixed: Grid of the structural scan; needed for DICOM.
+        moving: Grid of the functional scan; needed for DICOM.
 
     Raises:
-        ValueError: Not an invertible, affine (4, 4) matrix.
-    """
-
-    moving_from_fixed: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        matrix = np.array(self.moving_from_fixed, dtype=np.float64)
-        if matrix.shape != (4, 4) or not np.array_equal(matrix[3], (0, 0, 0, 1)) or not np.isfinite(matrix).all():
-            raise ValueError(f"expected a finite (4, 4) matrix with last row 0 0 0 1, got {matrix.tolist()}")
-        if abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
-            raise ValueError("expected an invertible matrix, got one that flattens space")
-        matrix.setflags(write=False)
-        object.__setattr__(self, "moving_from_fixed", matrix)
-
-    @classmethod
-    def identity(cls) -> Transform:
-        """Both worlds are one."""
-        return cls(np.eye(4))
-
-    def inverse(self) -> Transform:
-        """From the moving volume's world to the fixed one's."""
-        matrix = np.asarray(np.linalg.inv(self.moving_from_fixed), dtype=np.float64)
-        matrix[3] = (0, 0, 0, 1)
-        return Transform(matrix)
-
-    def apply(self, points_mm: ArrayLike) -> NDArray[np.float64]:
-        """Points (N, 3) of the fixed world, in LPS mm, in the moving world."""
-        matrix = self.moving_from_fixed
-        points: NDArray[np.float64] = np.asarray(points_mm, dtype=np.float64) @ matrix[:3, :3].T
-        return points + matrix[:3, 3]
-
-    def distance_mm(self, other: Transform, points_mm: ArrayLike) -> NDArray[np.float64]:
-        """How far apart two transforms put the same points (N, 3); N distances in mm."""
-        distance: NDArray[np.float64] = np.linalg.norm(self.apply(points_mm) - other.apply(points_mm), axis=1)
-        return distance
-
-    @property
-    def rotation_degrees(self) -> float:
-        """Angle of the rotation in it, 0 to 180; scale and shear are left out by the polar decomposition."""
-        u, _, v = np.linalg.svd(self.moving_from_fixed[:3, :3])
-        rotation = u @ v
-        return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
-
-    def to_itk(self) -> sitk.AffineTransform:
-        """The same as a SimpleITK transform."""
-        itk = sitk.AffineTransform(3)
-        itk.SetMatrix(self.moving_from_fixed[:3, :3].ravel().tolist())
-        itk.SetTranslation(self.moving_from_fixed[:3, 3].tolist())
-        return itk
-
-    @classmethod
-    def from_itk(cls, itk: sitk.Transform) -> Transform:
-        """The matrix of any linear SimpleITK transform, whatever its centre and parts.
-
-        Raises:
-            UnsupportedImage: The transform is not 3-D and linear, or flattens space.
-        """
-        if itk.GetDimension() != 3 or not itk.IsLinear():
-            raise UnsupportedImage(
-                f"expected a linear 3-D transform, found {itk.GetName()} in {itk.GetDimension()} dimensions",
-                "Give a rigid or affine transform",
-            )
-        origin = np.array(itk.TransformPoint((0.0, 0.0, 0.0)))
-        matrix = np.eye(4)
-        matrix[:3, :3] = np.stack([itk.TransformPoint(tuple(axis)) - origin for axis in np.eye(3).tolist()], axis=1)
-        matrix[:3, 3] = origin
-        try:
-            return cls(matrix)
-        except ValueError as error:
-            raise UnsupportedImage(
-                "expected a transform that can be inverted, found one that flattens space",
-                "Check the numbers in its file",
-            ) from error
-
-
-def read_transform(path: Path) -> Transform:
-    """Read an ITK transform file (.tfm, .txt or .h5) that maps fixed (structural) points to moving (functional) ones.
-
-    Raises:
-        UnreadableFile: No file is there, or it is no ITK transform.
-        UnsupportedImage: It is not linear.
+        UnreadableFile: No file is there, or it is no transform.
+        UnsupportedImage: It holds a transform that cannot be used, or none between these scans.
     """
     if not path.is_file():
-        raise UnreadableFile(f"expected a transform file, found nothing named {path.name}")
-    try:
-        itk = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise UnreadableFile(
-            f"expected an ITK transform, cannot read {path.name}", "Give a .tfm or .h5 file written by ITK or medfuse"
-        ) from error
-    return Transform.from_itk(itk)
+        raise UnreadableFile(f"expected a transform file, found nothing named {path.name}", "Check the path")
+    with path.open("rb") as file:
+        start = file.read(MOST_TEXT_BYTES + 1)
+    if start[128:132] == b"DICM":
+        from medfuse.align.spatial_registration import read_spatial_registration
+
+        return read_spatial_registration(path, fixed, moving)
+    numbers = _numbers(start)
+    return _read_itk(path) if numbers is None else _from_numbers(numbers, path.name)
 
 
-def check_target(path: Path, *, overwrite: bool = False) -> None:
+def check_target(path: Path, *, overwrite: bool = False, deformable: bool = False) -> None:
     """Refuse a name that `write_transform` would refuse, before long work.
 
+    Args:
+        path: Where the transform shall be.
+        overwrite: Whether an existing file may be replaced.
+        deformable: Whether the transform will be a `Warp`, which is no matrix.
+
     Raises:
-        OutputError: The suffix is another than .tfm or .h5, or the file exists.
+        OutputError: The suffix is none that can hold it, or the file exists.
     """
-    if path.suffix not in SUFFIXES:
-        raise OutputError(f"expected a transform file ending in {' or '.join(SUFFIXES)}, got {path.name}")
+    suffixes = [suffix for suffix in SUFFIXES if not (deformable and suffix == ".txt")]
+    if path.suffix not in suffixes:
+        what = "file for a deformable transform" if deformable else "transform file"
+        raise OutputError(f"expected a {what} ending in {' or '.join(suffixes)}, got {path.name}", "Choose such a name")
     if path.exists() and not overwrite:
         raise OutputError(f"{path.name} exists already", "Choose another name or pass --overwrite")
 
 
-def write_transform(transform: Transform, path: Path, *, overwrite: bool = False) -> None:
-    """Write an ITK transform file, .tfm (text) or .h5 by the suffix; it appears whole or not at all.
+def write_transform(transform: Transform | Warp, path: Path, *, overwrite: bool = False) -> None:
+    """Write a transform: by the suffix as ITK's text (.tfm), ITK's HDF5 (.h5), or the 16 numbers of its matrix (.txt).
+
+    It appears whole or not at all.
 
     Raises:
-        OutputError: The suffix is another, the file exists, or it cannot be written.
+        OutputError: The suffix is another, or .txt for a deformable transform; the file exists; it cannot be written.
     """
-    check_target(path, overwrite=overwrite)
+    check_target(path, overwrite=overwrite, deformable=isinstance(transform, Warp))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             partial = Path(folder) / path.name
-            sitk.WriteTransform(transform.to_itk(), str(partial))
+            if path.suffix == ".txt":
+                partial.write_text(_as_text(transform.moving_from_fixed), encoding="utf-8")
+            else:
+                sitk.WriteTransform(transform.to_itk(), str(partial))
             os.replace(partial, path)
     except (OSError, RuntimeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else "") or "ITK could not write it"
         raise OutputError(f"cannot write {path.name}: {reason}") from error
+
+
+def _read_itk(path: Path) -> Transform | Warp:
+    try:
+        itk = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise UnreadableFile(
+            f"expected a transform, cannot read {path.name}",
+            "Give an ITK transform (.tfm, .h5), 16 numbers as text, or a DICOM spatial registration",
+        ) from error
+    return Transform.from_itk(itk) if itk.IsLinear() else Warp.from_itk(itk)
+
+
+def _numbers(content: bytes) -> list[float] | None:
+    """The numbers of a text that holds nothing else, or None."""
+    try:
+        text = re.sub(r"#.*", "", content.decode("utf-8-sig"))
+        numbers = [float(word) for word in re.split(r"[\s,;\[\]()]+", text) if word]
+    except ValueError:
+        return None
+    return numbers or None
+
+
+def _from_numbers(numbers: list[float], name: str) -> Transform:
+    if len(numbers) != 16:
+        raise UnsupportedImage(
+            f"expected the 16 numbers of a 4 x 4 matrix, found {len(numbers)} in {name}",
+            "Give the matrix row by row, from structural to functional LPS millimetres",
+        )
+    try:
+        return Transform(np.reshape(numbers, (4, 4)))
+    except ValueError as error:
+        raise UnsupportedImage(
+            f"expected an invertible matrix with last row 0 0 0 1, found another in {name}",
+            "Give the matrix row by row, from structural to functional LPS millimetres",
+        ) from error
+
+
+def _as_text(matrix: NDArray[np.float64]) -> str:
+    rows = "\n".join(" ".join(repr(number) for number in row) for row in matrix.tolist())
+    return f"# from the structural (fixed) scan's world to the functional (moving) one's, LPS mm\n{rows}\n"

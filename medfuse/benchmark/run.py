@@ -19,9 +19,9 @@ from medfuse.benchmark.measuring import Planes, Values, measure_planes
 from medfuse.benchmark.table import Table
 from medfuse.errors import GridMismatch, InputError, UnsupportedImage
 from medfuse.fusion import choose_device
-from medfuse.io.output import check_target, whole
 from medfuse.io.pictures import Picture, is_picture, read_picture, write_picture
 from medfuse.metrics import MEASURES, Convention
+from medfuse.output import check_target, whole
 
 #: Called with (what is being done, done, total).
 Progress = Callable[[str, int, int], None]

@@ -14,6 +14,7 @@ import typer
 from medfuse.errors import MedfuseError, one_line
 
 if TYPE_CHECKING:
+    from medfuse.align.verdict import Verdict
     from medfuse.volume import Volume
 
 Progress = Callable[[str, int, int], None]
@@ -46,6 +47,20 @@ def say_warnings(volume: Volume, place: str = "") -> None:
     for step in volume.history:
         for message in step.parameters.get("warnings", ()):
             typer.echo(f"warning: {place}{one_line(message)}", err=True)
+
+
+def say_evidence(verdict: Verdict) -> None:
+    """Print the numbers that the verdict on a registration rests on, below the line that tells the verdict."""
+    from medfuse.alignment import told_evidence
+
+    for line in told_evidence(verdict):
+        typer.echo(f"         {line}")
+
+
+def say_doubt(verdict: Verdict, told: str) -> None:
+    """Print on standard error that a registration is not trusted."""
+    if verdict.trust.value != "trusted":
+        typer.echo(f"warning: {one_line(told)}. Look at the result before you rely on it", err=True)
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ def demo(
 ) -> None:
     """Make, register and fuse scans of a digital head. They are DICOM (MR, PET, CT), and the truth is known."""
     from medfuse.fusion import choose_device
-    from medfuse.io.output import check_target
+    from medfuse.output import check_target
     from medfuse.sample.demo import run_demo
 
     check_target(out, overwrite, ())
@@ -33,6 +33,7 @@ def demo(
     typer.echo(f"The scans of the phantom lie {done.misalignment_mm:.1f} mm apart by their headers.")
     for name, error in done.error_mm.items():
         typer.echo(f"Registered {name.upper()} to MR: {error:.2f} mm from the truth, on average over the head.")
+        typer.echo(f"  By {done.aligned[name]}.")
     typer.echo(f"scans:   {done.scans}")
     for path in done.fused.values():
         typer.echo(f"fused:   {path / 'dicom'} and {path / 'fused.nii.gz'}")

@@ -9,8 +9,31 @@ from typing import Annotated, Any
 
 import typer
 
-from medfuse.cli.console import NOTICE, print_json, progress_bars, read_scan, usage_errors
-from medfuse.cli.options import Allow2d, AllowGaps, As_json, FillNan, Frame, Out, Overwrite, SeriesOf, Units
+from medfuse.cli.console import (
+    NOTICE,
+    print_json,
+    progress_bars,
+    read_scan,
+    say_doubt,
+    say_evidence,
+    usage_errors,
+)
+from medfuse.cli.options import (
+    AcceptUntrusted,
+    Allow2d,
+    AllowGaps,
+    AnyPatient,
+    As_json,
+    FillNan,
+    Frame,
+    Out,
+    Overwrite,
+    SeriesOf,
+    Threads,
+    Units,
+    UnitsOf,
+)
+from medfuse.errors import UnreadableFile
 
 
 def fuse(
@@ -23,11 +46,18 @@ def fuse(
     method: Annotated[str, typer.Option(help="How to fuse; `medfuse methods` lists them.")] = "dilran",
     strategy: Annotated[str | None, typer.Option(help="How a learned method merges features.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights in place of the shipped ones (safetensors).")] = None,
-    register: Annotated[str, typer.Option(help="auto, rigid, affine or none.")] = "auto",
+    register: Annotated[str, typer.Option(help="auto, rigid, affine, deformable or none.")] = "auto",
+    accept_untrusted: AcceptUntrusted = False,
     transform: Annotated[
-        Path | None, typer.Option(help="A known transform (.tfm, .h5), structural to functional.")
+        Path | None,
+        typer.Option(
+            help="A known transform, structural to functional: ITK's (.tfm, .h5), a 4 x 4 matrix as text, or a "
+            "DICOM spatial registration."
+        ),
     ] = None,
-    save_transform: Annotated[Path | None, typer.Option(help="Save the transform that was used (.tfm, .h5).")] = None,
+    save_transform: Annotated[
+        Path | None, typer.Option(help="Save the transform that was used (.tfm, .h5; .txt if linear).")
+    ] = None,
     grid: Annotated[str, typer.Option(help="Grid of the result: structural, functional, or a voxel size in mm.")] = (
         "structural"
     ),
@@ -49,72 +79,95 @@ def fuse(
     structural_modality: Annotated[str | None, typer.Option(help="ct or mr, where the file does not say.")] = None,
     functional_modality: Annotated[str | None, typer.Option(help="pet, spect, ct or mr, likewise.")] = None,
     units: Units = None,
+    also: Annotated[
+        Path | None,
+        typer.Option(help="A scan that moves with FUNCTIONAL, as PET does with its CT; it is fused to OUT/also."),
+    ] = None,
+    also_series: SeriesOf = None,
+    also_frame: Frame = None,
+    also_modality: Annotated[str | None, typer.Option(help="pet, spect, ct or mr, likewise.")] = None,
+    also_units: UnitsOf = None,
+    also_window: Annotated[str | None, typer.Option(help="Window of the scan that rides along, likewise.")] = None,
     allow_gaps: AllowGaps = False,
     allow_2d: Allow2d = False,
     fill_nan: FillNan = None,
-    any_patient: Annotated[
-        bool, typer.Option("--any-patient", help="Do not ask whether both scans are of one patient.")
-    ] = False,
+    any_patient: AnyPatient = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    threads: Threads = None,
     overwrite: Overwrite = False,
     as_json: As_json = False,
 ) -> None:
     """Fuse two scans of one patient into one series. It lies where the patient lay, as the structural scan does."""
     from medfuse import pipeline
     from medfuse.align import read_transform, write_transform
+    from medfuse.alignment import align, check_ride, ride_along
     from medfuse.fusion import Engine
-    from medfuse.io.output import whole
+    from medfuse.output import whole
 
     started = time.monotonic()
-    inputs = tuple(path for path in (structural, functional, transform, weights) if path)
-    with usage_errors():
-        pipeline.check_words(register=register, grid=grid, palette=palette, windows=(window, structural_window))
-        pipeline.check_target(out, format, overwrite=overwrite, inputs=inputs)
-        _check_transforms(transform, save_transform, out, register, overwrite)
-        engine = Engine(method, strategy, device, weights)
-    known = read_transform(transform) if transform else None
-    both = {"fill_nan": fill_nan, "allow_gaps": allow_gaps, "allow_2d": allow_2d}
+    inputs = tuple(path for path in (structural, functional, also, transform, weights) if path)
     of_structural = {"series": structural_series, "modality": structural_modality, "frame": structural_frame}
     of_functional = {"series": functional_series, "modality": functional_modality, "frame": functional_frame}
-    pair = (
-        read_scan("structural", structural, **of_structural, **both),
-        read_scan("functional", functional, **of_functional, **both, units=units),
-    )
-    pipeline.check_pair(*pair, any_patient=any_patient)
-    windows = [
-        pipeline.to_window(choice, volume) for choice, volume in zip((structural_window, window), pair, strict=True)
-    ]
+    of_also = {"series": also_series, "modality": also_modality, "frame": also_frame, "units": also_units}
+    of_all = {"fill_nan": fill_nan, "allow_gaps": allow_gaps, "allow_2d": allow_2d}
+    choices = (structural_window, window, also_window)
+    with usage_errors():
+        pipeline.check_words(register=register, grid=grid, palette=palette, windows=choices)
+        pipeline.check_target(out, format, also=also is not None, overwrite=overwrite, inputs=inputs)
+        _check_transforms(transform, save_transform, out, register, overwrite)
+        if also is None and (also_window or any(of_also.values())):
+            raise ValueError("expected --also with its options, got them alone")
+        engine = Engine(method, strategy, device, weights)
+    scan = read_scan("structural", structural, **of_structural, **of_all)
+    moving = [read_scan("functional", functional, **of_functional, **of_all, units=units)]
+    if also:
+        moving.append(read_scan("also", also, **of_also, **of_all))
+        check_ride(*moving)
+    for volume in moving:
+        pipeline.check_pair(scan, volume, any_patient=any_patient)
+    windows = [pipeline.to_window(choice, volume) for choice, volume in zip(choices, (scan, *moving), strict=False)]
+    known = read_transform(transform, scan.grid, moving[0].grid) if transform else None
     read_at = time.monotonic()
     with progress_bars() as progress:
-        alignment = pipeline.align(*pair, register, known, progress)
-        aligned_at = time.monotonic()
-        fused = pipeline.fuse(
-            *pair,
-            transform=alignment,
-            grid=grid,
-            palette=palette,
-            window=windows[1],
-            structural_window=windows[0],
-            engine=engine,
-            any_patient=any_patient,
-            progress=progress,
+        alignment = align(
+            scan, moving[0], register, known, progress, accept_untrusted=accept_untrusted, threads=threads
         )
+        aligned_at = time.monotonic()
+        alignments = [alignment, *(ride_along(alignment, moving[0], volume) for volume in moving[1:])]
+        fused = [
+            pipeline.fuse(
+                scan,
+                volume,
+                transform=alignment,
+                grid=grid,
+                palette=palette,
+                window=shown,
+                structural_window=windows[0],
+                engine=engine,
+                any_patient=any_patient,
+                progress=progress,
+            )
+            for volume, alignment, shown in zip(moving, alignments, windows[1:], strict=True)
+        ]
     fused_at = time.monotonic()
     with ExitStack() as stack:
         if save_transform:
             beside = stack.enter_context(whole(save_transform, overwrite=overwrite, inputs=inputs))
             write_transform(alignment.transform, beside)
-        written = pipeline.write_fused(fused, out, format, overwrite=overwrite, inputs=inputs)
+        rode = fused[1] if also else None
+        written = pipeline.write_fused(fused[0], out, format, also=rode, overwrite=overwrite, inputs=inputs)
     seconds = {
         "read": read_at - started,
         "align": aligned_at - read_at,
         "fuse": fused_at - aligned_at,
         "write": time.monotonic() - fused_at,
     }
+    if alignment.registration:
+        say_doubt(alignment.registration.verdict, alignment.reason)
     if as_json:
         print_json(_summary(fused, [*written, *([save_transform] if save_transform else [])], seconds))
     else:
-        _tell(fused, alignment, engine, out, written, seconds)
+        _tell(fused, alignments, engine, out, written, seconds)
 
 
 def _check_transforms(
@@ -123,37 +176,39 @@ def _check_transforms(
     """Refuse before long work what is said of transforms and cannot be done."""
     from medfuse.align.transform import check_target
 
-    if transform and register in ("rigid", "affine"):
+    if transform and register not in ("auto", "none"):
         raise ValueError(f"--transform and --register {register} exclude one another")
+    if transform and not transform.is_file():
+        raise UnreadableFile(f"expected a transform file, found nothing named {transform.name}", "Check the path")
     if save_transform:
-        check_target(save_transform, overwrite=overwrite)
+        check_target(save_transform, overwrite=overwrite, deformable=register == "deformable")
         if save_transform.resolve().is_relative_to(out.resolve()):
             raise ValueError("expected --save-transform apart from the output, got a path in it")
 
 
-def _summary(fused: Any, written: list[Path], seconds: dict[str, float]) -> dict[str, Any]:
-    steps = {step.name: dict(step.parameters) for step in fused.history}
+def _summary(fused: list[Any], written: list[Path], seconds: dict[str, float]) -> dict[str, Any]:
+    steps = [{step.name: dict(step.parameters) for step in one.history} for one in fused]
     return {
         "outputs": [str(path) for path in written],
-        "shape": list(fused.grid.shape),
-        "spacing_mm": list(fused.grid.spacing_mm),
-        "align": steps["align"],
-        "fuse": steps["fuse"],
+        "shape": list(fused[0].grid.shape),
+        "spacing_mm": list(fused[0].grid.spacing_mm),
+        **steps[0],
+        **({"also": steps[1]} if len(steps) > 1 else {}),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "notice": NOTICE,
     }
 
 
-def _tell(fused: Any, alignment: Any, engine: Any, out: Path, written: list[Path], seconds: dict[str, float]) -> None:
-    k, j, i = fused.grid.shape
-    typer.echo(f"aligned: {alignment.reason} ({seconds['align']:.1f} s)")
-    found = alignment.registration
-    if found:
-        typer.echo(
-            f"         a registration moved the body by {found.shift_mm:.1f} mm ({found.rotated_degrees:.1f}°), "
-            f"uncertain by {found.spread_mm:.1f} mm: halves of the scan, registered alone, differ by that"
-        )
+def _tell(
+    fused: list[Any], alignments: list[Any], engine: Any, out: Path, written: list[Path], seconds: dict[str, float]
+) -> None:
+    typer.echo(f"aligned: {alignments[0].reason} ({seconds['align']:.1f} s)")
+    if alignments[0].registration:
+        say_evidence(alignments[0].registration.verdict)
+    for alignment in alignments[1:]:
+        typer.echo(f"also:    {alignment.reason}")
     name = engine.method.name + (f" ({engine.method.strategy})" if engine.method.strategy else "")
+    k, j, i = fused[0].grid.shape
     typer.echo(f"fused:   {k} slices of {j} × {i} with {name} on {engine.device} ({seconds['fuse']:.1f} s)")
     typer.echo(f"written: {len(written)} files in {out if out.is_dir() else out.parent}")
     typer.echo(NOTICE)

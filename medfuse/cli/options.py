@@ -30,4 +30,12 @@ Modality = Annotated[
 Units = Annotated[
     str | None, typer.Option("--units", help="suv or native; default PET in SUV where the headers allow it.")
 ]
+UnitsOf = Annotated[str | None, typer.Option(help="suv or native, of the scan that rides along.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
+AnyPatient = Annotated[bool, typer.Option("--any-patient", help="Do not ask whether both scans are of one patient.")]
+AcceptUntrusted = Annotated[
+    bool, typer.Option("--accept-untrusted", help="Use a registration that is doubtful or failed, too.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of the registration; default all cores.")
+]

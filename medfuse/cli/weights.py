@@ -29,7 +29,7 @@ def convert(
     """Turn a published checkpoint into weights. No code in it is run; `medfuse fuse --weights` takes the result."""
     from medfuse.fusion.weights import CONVERTIBLE, to_bytes
     from medfuse.fusion.weights import convert as run
-    from medfuse.io.output import whole
+    from medfuse.output import whole
 
     if network not in CONVERTIBLE:
         raise typer.BadParameter(f"expected a network of {', '.join(CONVERTIBLE)}, got {network!r}")
@@ -52,7 +52,7 @@ def download(
     For `medfuse fuse --method zero-learning --weights` and `medfuse train --vgg`.
     """
     from medfuse.fusion.weights import download_vgg19, to_bytes
-    from medfuse.io.output import whole
+    from medfuse.output import whole
 
     with whole(out, overwrite=overwrite) as beside:
         beside.write_bytes(to_bytes(download_vgg19(), {"network": "vgg19"}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -24,6 +24,8 @@ from medfuse.volume import Modality, Source, Step, Volume
 WARNING = " - not for diagnostic use"
 #: Most characters of the value representations LO and ST (PS3.5 section 6.2).
 LO_MAX, ST_MAX = 64, 1024
+#: Most characters that say what the alignment rests on, and as many for the numbers of a registration.
+REASON_MAX = 256
 #: Who the patient is: carried on unaltered even where the value is illegal.
 IDENTIFIERS = ("PatientName", "PatientID", "AccessionNumber")
 #: The values that PS3.3 allows, of attributes where others occur.
@@ -134,6 +136,8 @@ class SourceReferences:
 def series_description(volume: Volume) -> str:
     """At most 64 characters: what was fused and how, and always that it is not for diagnostic use.
 
+    Where the volumes lie by a registration that is not trusted, its verdict is said, too.
+
     >>> from medfuse.grid import Grid
     >>> grid = Grid((1, 1, 1), np.eye(4))
     >>> series_description(Volume(np.zeros((1, 1, 1)), grid, Modality.FUSED).derive("fuse", {"method": "dilran"}))
@@ -146,12 +150,16 @@ def series_description(volume: Volume) -> str:
     method = next((str(s.parameters["method"]) for s in reversed(volume.history) if "method" in s.parameters), "")
     parts = ("medfuse", "+".join(dict.fromkeys(filter(None, modalities))), method)
     text = _printable(" ".join(filter(None, parts))).replace("\\", "/")
-    return text[: LO_MAX - len(WARNING)].rstrip() + WARNING
+    aligned = _alignment(volume.history)
+    doubt = aligned.get("registered") and aligned.get("trust") in ("doubtful", "failed")
+    ending = f" ({aligned['trust']} match){WARNING}" if doubt else WARNING
+    return text[: LO_MAX - len(ending)].rstrip() + ending
 
 
 def derivation_description(history: Iterable[Step]) -> str:
-    """At most 1024 characters: every step with its version and parameters, the longest values shortened first."""
-    head = f"medfuse {__version__}, not for diagnostic use"
+    """At most 1024 characters: what the alignment rests on, then every step, the longest values shortened first."""
+    history = tuple(history)
+    head = f"medfuse {__version__}, not for diagnostic use{_aligned_by(_alignment(history))}"
     for longest in (ST_MAX, 256, 128, 64, 32, 16):
         text = _printable("; ".join((head, *(_step(step, longest) for step in history))))
         if len(text) <= ST_MAX:
@@ -162,9 +170,27 @@ def derivation_description(history: Iterable[Step]) -> str:
 def _step(step: Step, longest: int) -> str:
     """A step as text, each value of at most `longest` characters."""
     values = {name: json.dumps(_rounded(value), default=str) for name, value in step.parameters.items()}
-    shortened = {name: v if len(v) <= longest else v[: longest - 3] + "..." for name, v in values.items()}
     version = "" if step.version == __version__ else f" [{step.version}]"
-    return f"{step.name}{version}({', '.join(f'{name}={value}' for name, value in shortened.items())})"
+    told = ", ".join(f"{name}={_shortened(value, longest)}" for name, value in values.items())
+    return f"{step.name}{version}({told})"
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def _aligned_by(alignment: Mapping[str, Any]) -> str:
+    """What an alignment rests on, and the numbers of the registration that was run, if one was."""
+    registration = alignment.get("registration")
+    values = registration.items() if isinstance(registration, Mapping) else ()
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in values if isinstance(value, float))
+    told = {"aligned by": str(alignment.get("reason", "")), "registration": numbers}
+    return "".join(f"; {word}: {_shortened(text, REASON_MAX)}" for word, text in told.items() if text)
+
+
+def _alignment(history: Iterable[Step]) -> Mapping[str, Any]:
+    """How the volumes were brought together; empty where nothing says so."""
+    return next((step.parameters for step in reversed(tuple(history)) if step.name == "align"), {})
 
 
 def _rounded(value: Any) -> Any:

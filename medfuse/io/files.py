@@ -16,8 +16,8 @@ from medfuse.io.dicom_series import Scan, choose, files_below, scan
 from medfuse.io.dicomdir import files_of_medium
 from medfuse.io.inspection import Inspection, inspect_file, inspect_series
 from medfuse.io.nifti import read_nifti, write_nifti
-from medfuse.io.output import check_target, whole
 from medfuse.io.sidecar import sidecar_path, to_json, to_modality
+from medfuse.output import check_target, whole
 from medfuse.volume import Modality, Unit, Volume
 
 #: The formats that `write` knows, by the suffixes that stand for them.

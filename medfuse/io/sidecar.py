@@ -150,6 +150,7 @@ def to_json(volume: Volume) -> str:
     }
     if volume.modality is Modality.FUSED:
         notes["Label"] = NOT_FOR_DIAGNOSIS
+        notes["Alignment"] = next((s.parameters.get("reason") for s in volume.history if s.name == "align"), None)
     notes["History"] = [
         {"name": step.name, "parameters": dict(step.parameters), "version": step.version} for step in volume.history
     ]

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfuse.align import Transform, resample
+from medfuse.alignment import Alignment, Progress, align
 from medfuse.color import Window
 from medfuse.fusion import Display, Engine, display_of
 from medfuse.io.files import read
-from medfuse.io.output import whole
-from medfuse.pipeline import Alignment, Progress, align, fuse, write_fused
+from medfuse.output import whole
+from medfuse.pipeline import fuse, write_fused
 from medfuse.report.figure import figure
 from medfuse.sample.head import HeadScans, head_scans, write_sample
 from medfuse.volume import Volume
@@ -32,6 +33,7 @@ class Demo:
         figure: The picture to look at.
         misalignment_mm: Mean distance, over points of the head, between where the headers put them and the truth.
         error_mm: The same after registration, by the functional modality.
+        aligned: What each alignment rests on, with the verdict on its registration, by the functional modality.
     """
 
     scans: Path
@@ -39,6 +41,7 @@ class Demo:
     figure: Path
     misalignment_mm: float
     error_mm: dict[str, float]
+    aligned: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -64,7 +67,7 @@ def run_demo(out: Path, device: str = "auto", overwrite: bool = False, progress:
     truth = Transform(scans.mr_from_pet).inverse()
     points = _head_points(scans)
     engine = Engine(device=device)
-    errors = {}
+    errors, reasons = {}, {}
     columns = {}
     with whole(out, overwrite=overwrite) as beside:
         folders = write_sample(beside / "scans", scans)
@@ -76,6 +79,7 @@ def run_demo(out: Path, device: str = "auto", overwrite: bool = False, progress:
             fused = fuse(mr, functional, transform=alignment, engine=engine, progress=progress)
             write_fused(fused, beside / f"fused-{name}", "both")
             errors[name] = float(alignment.transform.distance_mm(truth, points).mean())
+            reasons[name] = alignment.reason
             columns |= _columns(name.upper(), functional, fused, alignment)
         depth = mr.grid.shape[0]
         figure(columns, [round(depth * share) for share in (0.35, 0.55, 0.72)]).save(beside / FIGURE)
@@ -85,6 +89,7 @@ def run_demo(out: Path, device: str = "auto", overwrite: bool = False, progress:
         figure=out / FIGURE,
         misalignment_mm=float(Transform.identity().distance_mm(truth, points).mean()),
         error_mm=errors,
+        aligned=reasons,
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medfuse.errors import InputError, OutputError
 from medfuse.fusion.networks import TRAINABLE
 from medfuse.fusion.weights import to_bytes
-from medfuse.io.output import whole
+from medfuse.output import whole
 from medfuse.train.config import Config
 from medfuse.train.images import Images, read_images
 from medfuse.train.processes import Process, this_process

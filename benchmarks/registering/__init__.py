@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/registration.py`: cases, nonsense, methods, measuring, table."""
