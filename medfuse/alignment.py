@@ -178,14 +178,19 @@ def told_evidence(verdict: Verdict) -> tuple[str, ...]:
     """The numbers that a verdict rests on, in words, each for a line or a part of a sentence."""
     evidence = verdict.evidence
     runs = ", ".join(f"{name} {_millimetres(value)}" for name, value in evidence.agreement_mm.items())
-    told = (
+    told = [
         f"independent runs: {_agreement(verdict)} ({runs or 'none'})",
         f"body moved by {evidence.shift_mm:.1f} mm (at most {evidence.moved_mm:.1f} mm), turned by "
         f"{evidence.rotated_degrees:.1f}°, from the header's alignment",
         f"normalized mutual information {evidence.nmi_before:.3f} before, {evidence.nmi_after:.3f} after",
         f"overlap {evidence.overlap_before:.0%} before, {evidence.overlap_after:.0%} after",
-    )
-    return told if evidence.folded is None else (*told, f"space folded in {evidence.folded:.2%} of the body")
+        f"the best alignment elsewhere scores {evidence.rival:.0%} as high",
+    ]
+    if evidence.stretched is not None:
+        told.append(f"stretched by up to {evidence.stretched:.1%}")
+    if evidence.folded is not None:
+        told.append(f"folded in {evidence.folded:.2%} of the space")
+    return tuple(told)
 
 
 def _millimetres(value: float) -> str:

@@ -132,13 +132,16 @@ class _Steps:
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.total, self.done = progress, total, 0
 
-    def tick(self, steps: int = 1) -> None:
-        self.done = min(self.done + steps, self.total)
+    def tick(self) -> None:
+        """One more is done."""
+        self.done = min(self.done + 1, self.total)
         if self.progress:
             self.progress(self.done, self.total)
 
     def finish(self) -> None:
-        self.tick(self.total)
+        """All are done, also those that were not needed."""
+        while self.done < self.total:
+            self.tick()
 
 
 class _Pair:

@@ -6,9 +6,7 @@ direction that ITK reports and that resampling pulls.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from medfuse.align.linear import Transform
 from medfuse.align.warp import Warp
 from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
 from medfuse.grid import Grid
+from medfuse.output import whole
 
 __all__ = ["SUFFIXES", "Transform", "Warp", "check_target", "read_transform", "write_transform"]
 
@@ -83,18 +82,14 @@ def write_transform(transform: Transform | Warp, path: Path, *, overwrite: bool 
         OutputError: The suffix is another, or .txt for a deformable transform; the file exists; it cannot be written.
     """
     check_target(path, overwrite=overwrite, deformable=isinstance(transform, Warp))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            partial = Path(folder) / path.name
-            if path.suffix == ".txt":
-                partial.write_text(_as_text(transform.moving_from_fixed), encoding="utf-8")
-            else:
-                sitk.WriteTransform(transform.to_itk(), str(partial))
-            os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else "") or "ITK could not write it"
-        raise OutputError(f"cannot write {path.name}: {reason}") from error
+    with whole(path, overwrite=overwrite) as beside:
+        if path.suffix == ".txt":
+            beside.write_text(_as_text(transform.moving_from_fixed), encoding="utf-8")
+            return
+        try:
+            sitk.WriteTransform(transform.to_itk(), str(beside))
+        except RuntimeError as error:
+            raise OutputError(f"cannot write {path.name}: ITK could not write it") from error
 
 
 def _read_itk(path: Path) -> Transform | Warp:
