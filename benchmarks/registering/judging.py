@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from math import inf
 from typing import Any
 
@@ -13,11 +13,13 @@ from registering.measuring import Row
 
 def judged(row: Row) -> Row:
     """The row with the verdict that its numbers get now; as it is where it holds no evidence."""
-    names = {field.name for field in fields(verdict.Evidence)}
-    if not names <= row["numbers"].keys() | {"folded"}:
+    known = {field.name: field.default for field in fields(verdict.Evidence)}
+    needed = {name for name, default in known.items() if default is MISSING}
+    if not needed <= row["numbers"].keys():
         return row
-    evidence = {name: _number(value) for name, value in row["numbers"].items() if name in names and name != "folded"}
-    anew = verdict.judge(verdict.Evidence(**evidence, folded=row["numbers"].get("folded")))
+    evidence = {name: _number(row["numbers"][name]) for name in needed}
+    optional = {name: row["numbers"].get(name) for name in known.keys() - needed}
+    anew = verdict.judge(verdict.Evidence(**evidence, **optional))
     return {**row, "trust": anew.trust.value, "numbers": {**row["numbers"], "reasons": list(anew.reasons)}}
 
 

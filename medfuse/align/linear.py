@@ -85,10 +85,15 @@ class Transform:
                 f"expected a linear 3-D transform, found {itk.GetName()} in {itk.GetDimension()} dimensions",
                 "Give a rigid or affine transform",
             )
-        origin = np.array(itk.TransformPoint((0.0, 0.0, 0.0)))
         matrix = np.eye(4)
-        matrix[:3, :3] = np.stack([itk.TransformPoint(tuple(axis)) - origin for axis in np.eye(3).tolist()], axis=1)
-        matrix[:3, 3] = origin
+        whole = itk.Downcast()
+        if isinstance(whole, sitk.AffineTransform) and not any(whole.GetCenter()):  # its own numbers, to the last bit
+            matrix[:3, :3] = np.reshape(whole.GetMatrix(), (3, 3))
+            matrix[:3, 3] = whole.GetTranslation()
+        else:
+            origin = np.array(itk.TransformPoint((0.0, 0.0, 0.0)))
+            matrix[:3, :3] = np.stack([itk.TransformPoint(tuple(axis)) - origin for axis in np.eye(3).tolist()], axis=1)
+            matrix[:3, 3] = origin
         try:
             return cls(matrix)
         except ValueError as error:

@@ -54,7 +54,7 @@ GLANCE_POINTS, GLANCE_ITERATIONS, REFINED = 1_000, 8, 8
 #: How far apart two poses must end to be rivals, as a share of the smaller volume's diagonal.
 APART = 0.15
 #: What the score of a pose counts that is turned by more than 90° against the headers: patients seldom are.
-TURNED = 0.9
+TURNED = 0.95
 
 #: Called with (step, steps) as a registration goes on.
 Progress = Callable[[int, int], None]

@@ -30,7 +30,7 @@ class Evidence:
             library) and "halves" (each half of the smaller volume alone, along each axis: RMS of the six).
         rival: Score of the best pose elsewhere as a share of this one's, at a coarse resolution; the score is what
             normalized mutual information has above 1, times the share of the smaller volume inside the larger. It can
-            exceed 1: a pose turned by more than 90° against the headers is taken only if it scores 1.11 times as high.
+            exceed 1: a pose turned by more than 90° against the headers is taken only if it scores 1.05 times as high.
         nmi_before: Normalized mutual information (Studholme et al. 1999, 1 to 2) at the header's alignment; 1 where
             too little overlaps.
         nmi_after: The same at the transform found; higher is better.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from medfuse.color.ycbcr import YCBCR_FROM_RGB
 from medfuse.errors import RegistrationError
-from medfuse.itk import to_image
+from medfuse.itk import to_image_of
 from medfuse.volume import Unit, Volume
 
 #: Half of the scale goes to soft tissue, which is a sliver of what a CT can hold: air, fat, muscle, bone.
@@ -29,7 +29,8 @@ def comparable(volume: Volume, *, root: bool = False) -> sitk.Image:
     """
     values = grey(volume)
     if volume.unit is Unit.HU:
-        values = np.interp(values, HU_KNOTS, HU_SHARES).astype(np.float32)
+        # Slice by slice, for numpy interpolates in float64.
+        values = np.stack([np.interp(plane, HU_KNOTS, HU_SHARES).astype(np.float32) for plane in values])
     elif root and volume.modality.is_functional:
         values = np.sqrt(np.maximum(values, 0))
     step = max(1, values.size // 1_000_000)
@@ -41,9 +42,9 @@ def comparable(volume: Volume, *, root: bool = False) -> sitk.Image:
             "expected two volumes to compare, found one in which every voxel has the same value",
             "Check that both files hold the scans they should",
         )
-    image = sitk.GetImageFromArray(np.clip((values - np.float32(lower)) / np.float32(upper - lower), 0, 1))
-    image.CopyInformation(to_image(volume))
-    return image
+    values = values - np.float32(lower)
+    values /= np.float32(upper - lower)
+    return to_image_of(np.clip(values, 0, 1, out=values), volume.grid)
 
 
 def grey(volume: Volume) -> NDArray[np.float32]:
