@@ -99,7 +99,7 @@ def align(
     if register not in REGISTER:
         raise ValueError(f"expected a register of {', '.join(REGISTER)}, got {register!r}")
     if transform is not None:
-        return Alignment(transform, "given")
+        return Alignment(transform, "a given transform")
     shared = _shared_coordinates(structural.grid, functional.grid)
     if register == "none" or (register == "auto" and shared):
         if overlap(structural.grid, functional.grid) == 0:
@@ -107,7 +107,7 @@ def align(
                 "expected two volumes that overlap, found that by their headers nothing of one lies inside the other",
                 "If both show the same body part, let them be registered with --register rigid",
             )
-        return Alignment(Transform.identity(), shared or "header, as asked")
+        return Alignment(Transform.identity(), shared or _as_asked(structural.grid, functional.grid))
     kind = "rigid" if register == "auto" else register
     tick = partial(progress, "registering") if progress else None
     found = run_registration(structural, functional, kind, progress=tick, threads=threads)
@@ -189,7 +189,7 @@ def told_evidence(verdict: Verdict) -> tuple[str, ...]:
     if evidence.stretched is not None:
         told.append(f"stretched by up to {evidence.stretched:.1%}")
     if evidence.folded is not None:
-        told.append(f"folded in {evidence.folded:.2%} of the space")
+        told.append(f"folded in {evidence.folded:.2%} of the space; nothing else is judged of the bending")
     return tuple(told)
 
 
@@ -221,6 +221,12 @@ def _decided(structural: Grid, functional: Grid, found: Registration, register: 
         elif not accept and (unstated or _shared_coordinates(structural, functional)):
             return by_header(f"header, for the {found.kind} registration is {_told(verdict)}")
     return Alignment(found.transform, told(found), found)
+
+
+def _as_asked(structural: Grid, functional: Grid) -> str:
+    """What the header's alignment is worth where the two share no coordinates, in words."""
+    frames = structural.frame_of_reference, functional.frame_of_reference
+    return "header, as asked, " + ("though no frame is stated" if None in frames else "though the frames differ")
 
 
 def _shared_coordinates(structural: Grid, functional: Grid) -> str:

@@ -153,15 +153,15 @@ def write_fused(
     with whole(out, overwrite=overwrite, inputs=inputs) as beside:
         written = _write_formats(fused, beside, format)
         if also is not None:
-            written += _write_formats(also, beside / ALSO, format)
+            written += _write_formats(also, beside / ALSO, format, nth=2)
         return [out / path.relative_to(beside) for path in written]
 
 
-def _write_formats(fused: Volume, folder: Path, format: str) -> list[Path]:
+def _write_formats(fused: Volume, folder: Path, format: str, nth: int = 1) -> list[Path]:
     if format == "dicom":
-        return write(fused, folder, format="dicom")
+        return write(fused, folder, format="dicom", nth=nth)
     written = write(fused, folder / "fused.nii.gz")
-    return [*written, *write(fused, folder / "dicom", format="dicom")] if format == "both" else written
+    return [*written, *write(fused, folder / "dicom", format="dicom", nth=nth)] if format == "both" else written
 
 
 def check_target(

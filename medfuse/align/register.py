@@ -292,7 +292,9 @@ def _others(pair: _Pair, found: Floats, threads: int, tick: Callable[[], None]) 
     model = Rigid(_inverted(away), found[:3, :3] @ pair.center + found[:3, 3], pair.radius_mm)
     ends["inverse"] = _inverted(refined(near, model)[1])
     tick()
-    ends["engine"] = second_opinion(small, large, away, pair.center, threads)
+    ends["engine"] = away
+    for level in pair.levels[:2]:
+        ends["engine"] = second_opinion(*level, ends["engine"], pair.center, threads)
     tick()
     return ends
 

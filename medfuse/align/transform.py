@@ -22,6 +22,8 @@ from medfuse.output import whole
 __all__ = ["SUFFIXES", "Transform", "Warp", "check_target", "read_transform", "write_transform"]
 
 SUFFIXES = (".tfm", ".h5", ".txt")
+#: More than two scans of one patient can differ by: how much longer or shorter a transform may make anything.
+MOST_STRETCH = 2.0
 #: A longer file is no list of 16 numbers.
 MOST_TEXT_BYTES = 16_384
 
@@ -40,7 +42,8 @@ def read_transform(path: Path, fixed: Grid | None = None, moving: Grid | None = 
 
     Raises:
         UnreadableFile: No file is there, or it is no transform.
-        UnsupportedImage: It holds a transform that cannot be used, or none between these scans.
+        UnsupportedImage: It holds a transform that cannot be used, or none between these scans; it mirrors the patient,
+            or stretches by more than `MOST_STRETCH`.
     """
     if not path.is_file():
         raise UnreadableFile(f"expected a transform file, found nothing named {path.name}", "Check the path")
@@ -49,9 +52,22 @@ def read_transform(path: Path, fixed: Grid | None = None, moving: Grid | None = 
     if start[128:132] == b"DICM":
         from medfuse.align.spatial_registration import read_spatial_registration
 
-        return read_spatial_registration(path, fixed, moving)
+        return _of_a_patient(read_spatial_registration(path, fixed, moving), path.name)
     numbers = _numbers(start)
-    return _read_itk(path) if numbers is None else _from_numbers(numbers, path.name)
+    return _of_a_patient(_read_itk(path) if numbers is None else _from_numbers(numbers, path.name), path.name)
+
+
+def _of_a_patient(transform: Transform | Warp, name: str) -> Transform | Warp:
+    """The transform, unless no two scans of one patient can lie so: a sign of other coordinates than LPS mm."""
+    u, stretches, v = np.linalg.svd(transform.moving_from_fixed[:3, :3])
+    most = float(max(stretches[0], 1 / stretches[-1]))
+    if most <= MOST_STRETCH * (1 + 1e-6) and np.linalg.det(u @ v) > 0:
+        return transform
+    found = "mirrors the patient" if np.linalg.det(u @ v) < 0 else f"stretches {most:.3g} times"
+    raise UnsupportedImage(
+        f"expected a transform between two scans of one patient, found one in {name} that {found}",
+        "Convert it to LPS millimetres: voxel indices and the coordinates of FSL are others",
+    )
 
 
 def check_target(path: Path, *, overwrite: bool = False, deformable: bool = False) -> None:
@@ -93,6 +109,11 @@ def write_transform(transform: Transform | Warp, path: Path, *, overwrite: bool 
 
 
 def _read_itk(path: Path) -> Transform | Warp:
+    if _is_cut_off(path):
+        raise UnreadableFile(
+            f"expected a whole transform file, found one without all its parameters in {path.name}",
+            "Save or copy the file again",
+        )
     try:
         itk = sitk.ReadTransform(str(path))
     except RuntimeError as error:
@@ -101,6 +122,16 @@ def _read_itk(path: Path) -> Transform | Warp:
             "Give an ITK transform (.tfm, .h5), 16 numbers as text, or a DICOM spatial registration",
         ) from error
     return Transform.from_itk(itk) if itk.IsLinear() else Warp.from_itk(itk)
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a text of ITK lacks parameters of a transform, of which ITK then silently makes an identity."""
+    with path.open("rb") as file:
+        if not file.read(8).startswith(b"#Insight"):
+            return False
+        keys = [line.partition(b":")[0].strip() for line in file if not line.startswith(b"Transform: Composite")]
+    counts = {keys.count(key) for key in (b"Transform", b"Parameters", b"FixedParameters")}
+    return len(counts) > 1
 
 
 def _numbers(content: bytes) -> list[float] | None:

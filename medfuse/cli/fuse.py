@@ -114,8 +114,8 @@ def fuse(
     with usage_errors():
         pipeline.check_words(register=register, grid=grid, palette=palette, windows=choices)
         pipeline.check_target(out, format, also=also is not None, overwrite=overwrite, inputs=inputs)
-        _check_transforms(transform, save_transform, out, register, overwrite)
-        if also is None and (also_window or any(of_also.values())):
+        _check_transforms(transform, save_transform, out, register, overwrite, inputs)
+        if also is None and any(word is not None for word in (also_window, *of_also.values())):
             raise ValueError("expected --also with its options, got them alone")
         engine = Engine(method, strategy, device, weights)
     scan = read_scan("structural", structural, **of_structural, **of_all)
@@ -127,6 +127,8 @@ def fuse(
         pipeline.check_pair(scan, volume, any_patient=any_patient)
     windows = [pipeline.to_window(choice, volume) for choice, volume in zip(choices, (scan, *moving), strict=False)]
     known = read_transform(transform, scan.grid, moving[0].grid) if transform else None
+    if save_transform:
+        check_target(save_transform, overwrite=overwrite, deformable=isinstance(known, Warp) or register == "deformable")
     read_at = time.monotonic()
     with progress_bars() as progress:
         alignment = align(
@@ -171,7 +173,12 @@ def fuse(
 
 
 def _check_transforms(
-    transform: Path | None, save_transform: Path | None, out: Path, register: str, overwrite: bool
+    transform: Path | None,
+    save_transform: Path | None,
+    out: Path,
+    register: str,
+    overwrite: bool,
+    inputs: tuple[Path, ...],
 ) -> None:
     """Refuse before long work what is said of transforms and cannot be done."""
     from medfuse.align.transform import check_target

@@ -88,7 +88,7 @@ class Storage:
         return np.rint((values.astype(np.float64) - self.intercept) / self.slope).astype(self.dtype)
 
 
-def write_dicom(volume: Volume, folder: Path) -> list[Path]:
+def write_dicom(volume: Volume, folder: Path, nth: int = 1) -> list[Path]:
     """Write a volume as one DICOM series, a file for each slice.
 
     Files and Instance Numbers ascend along the normal of the image plane (row direction × column direction), whatever
@@ -98,6 +98,8 @@ def write_dicom(volume: Volume, folder: Path) -> list[Path]:
     Args:
         volume: Colour of any modality, grey `Modality.FUSED` with values in [0, 1], or a grey MR.
         folder: An existing, empty folder.
+        nth: Which of the series that one run makes of a source, from 1; so often is 1000 added to the source's Series
+            Number.
 
     Returns:
         The files, ``fused-0001.dcm`` and so on.
@@ -108,7 +110,7 @@ def write_dicom(volume: Volume, folder: Path) -> list[Path]:
     """
     with leniently(), config.disable_value_validation():  # a source's illegal name or identifier stays as it is
         storage = None if volume.is_color else _storage(volume)
-        dataset = _color_template(volume) if storage is None else _grey_template(volume, storage)
+        dataset = _color_template(volume, nth) if storage is None else _grey_template(volume, nth, storage)
         _describe(dataset, volume)
         dataset = _encoded(dataset)
         references = SourceReferences(volume)
@@ -173,7 +175,7 @@ def _robust_window(array: NDArray[Any]) -> dict[str, Any]:
     return {"WindowCenter": _ds((low + high) / 2), "WindowWidth": _ds(high - low or 1)}
 
 
-def _color_template(volume: Volume) -> Dataset:
+def _color_template(volume: Volume, nth: int) -> Dataset:
     """A Secondary Capture image with everything but what describes origin, geometry and slice."""
     from highdicom.sc import SCImage
 
@@ -184,7 +186,7 @@ def _color_template(volume: Volume) -> Dataset:
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=(_toward(row), _toward(column)),
-        **_identity(volume),
+        **_identity(volume, nth),
     )
     dataset.ConversionType = "WSD"
     dataset.ICCProfile = _srgb_profile()
@@ -192,11 +194,11 @@ def _color_template(volume: Volume) -> Dataset:
     return dataset
 
 
-def _grey_template(volume: Volume, storage: Storage) -> Dataset:
+def _grey_template(volume: Volume, nth: int, storage: Storage) -> Dataset:
     """An MR image with everything but what describes origin, geometry and slice."""
     from highdicom.base import SOPClass
 
-    dataset = SOPClass(sop_class_uid=MRImageStorage, modality="MR", **_identity(volume))
+    dataset = SOPClass(sop_class_uid=MRImageStorage, modality="MR", **_identity(volume, nth))
     _update(dataset, MR_UNKNOWN)
     header = volume.source.header
     if header is not None and word(header, "SOPClassUID") == MRImageStorage:
@@ -213,13 +215,13 @@ def _grey_template(volume: Volume, storage: Storage) -> Dataset:
     return dataset
 
 
-def _identity(volume: Volume) -> dict[str, Any]:
+def _identity(volume: Volume, nth: int) -> dict[str, Any]:
     """The arguments that all of highdicom's SOP classes take."""
     header = volume.source.header or Dataset()
     return {
         "study_instance_uid": word(header, "StudyInstanceUID") or generate_uid(prefix=None),
         "series_instance_uid": generate_uid(prefix=None),
-        "series_number": min(max(count(header, "SeriesNumber"), 0) + 1000, IS_MAX),
+        "series_number": min(max(count(header, "SeriesNumber"), 0) + 1000 * nth, IS_MAX),
         "series_description": series_description(volume),
         "sop_instance_uid": generate_uid(prefix=None),
         "instance_number": 1,

@@ -174,6 +174,7 @@ def write(
     format: str | None = None,
     overwrite: bool = False,
     inputs: Iterable[Path | str] = (),
+    nth: int = 1,
 ) -> list[Path]:
     """Write a volume; all of it or nothing.
 
@@ -183,6 +184,7 @@ def write(
         format: "dicom", "nifti", "nrrd" or "mha"; None goes by the suffix, and without one is DICOM.
         overwrite: Replace what an earlier run wrote there.
         inputs: Files and folders that were read and must not be replaced.
+        nth: Which of several DICOM series that are made of one scan, from 1: each gets a Series Number of its own.
 
     Returns:
         The files written. Beside a NIfTI, NRRD or MHA file lies a JSON sidecar with modality, unit and history.
@@ -194,7 +196,7 @@ def write(
     path, spared = Path(path), _with_sidecars(inputs)
     kind = _format_to_write(path, format)
     if kind == DICOM:
-        return _write_dicom(volume, path, overwrite, spared)
+        return _write_dicom(volume, path, overwrite, spared, nth)
     sidecar = sidecar_path(path)
     with ExitStack() as stack:
         beside, sidecar_beside = (
@@ -259,7 +261,7 @@ def _names(format: str) -> str:
     return ", ".join(end for end, of in SUFFIXES.items() if of == format) or "a folder"
 
 
-def _write_dicom(volume: Volume, path: Path, overwrite: bool, inputs: list[Path]) -> list[Path]:
+def _write_dicom(volume: Volume, path: Path, overwrite: bool, inputs: list[Path], nth: int) -> list[Path]:
     """Write a DICOM series into a new folder."""
     from medfuse.io.dicom_write import write_dicom
 
@@ -271,5 +273,5 @@ def _write_dicom(volume: Volume, path: Path, overwrite: bool, inputs: list[Path]
         )
     with whole(path, overwrite=overwrite, inputs=inputs) as beside:
         beside.mkdir()
-        names = [written.relative_to(beside) for written in write_dicom(volume, beside)]
+        names = [written.relative_to(beside) for written in write_dicom(volume, beside, nth)]
     return [path / name for name in names]
