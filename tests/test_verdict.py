@@ -36,9 +36,9 @@ def test_good_evidence_is_trusted() -> None:
     [
         ({"agreement_mm": {"start": 3.01}}, "doubtful", "a run from another start ended 3.0 mm away (limit 3)"),
         ({"agreement_mm": {"start": 1, "halves": 8.2}}, "doubtful", "halves of the smaller scan, registered alone"),
-        ({"agreement_mm": {"inverse": 15.1}}, "failed", "the inverse direction ended 15.1 mm away (limit 3)"),
-        ({"agreement_mm": {"engine": float("inf")}}, "failed", "another engine ended inf mm away"),
-        ({"agreement_mm": {"engine": float("nan")}}, "failed", "another engine ended nan mm away"),
+        ({"agreement_mm": {"inverse": 15.1}}, "doubtful", "the inverse direction ended 15.1 mm away (limit 3)"),
+        ({"agreement_mm": {"engine": float("inf")}}, "doubtful", "another engine ended inf mm away"),
+        ({"agreement_mm": {"engine": float("nan")}}, "doubtful", "another engine ended nan mm away"),
         ({"rival": 0.86}, "doubtful", "an alignment elsewhere scores 86% as high (limit 85%)"),
         ({"rival": 0.96}, "failed", "an alignment elsewhere scores 96% as high"),
         ({"nmi_after": 1.004}, "failed", "tell next to nothing of each other (1.004, limit 1.01)"),
@@ -57,9 +57,14 @@ def test_each_number_counts(change: dict[str, object], trust: str, reason: str |
 
 
 def test_every_reason_is_given() -> None:
-    verdict = judge(replace(GOOD, rival=0.9, agreement_mm={"start": 4, "engine": 20}))
+    verdict = judge(replace(GOOD, rival=0.9, agreement_mm={"start": 16, "engine": 20, "halves": 4}))
     assert verdict.trust is Trust.FAILED
-    assert len(verdict.reasons) == 3
+    assert len(verdict.reasons) == 4
+
+
+def test_one_run_alone_may_lose_its_way() -> None:
+    assert judge(replace(GOOD, agreement_mm={"start": 0.1, "engine": 40.0})).trust is Trust.DOUBTFUL
+    assert judge(replace(GOOD, agreement_mm={"start": 15.1, "engine": 40.0})).trust is Trust.FAILED
 
 
 @given(worse=st.sampled_from(["rival", "uncertainty"]), share=st.floats(0, 1), more=st.floats(0, 30))
@@ -78,8 +83,8 @@ def test_what_has_failed_is_beyond_what_is_doubtful() -> None:
 
 
 def test_json_is_plain() -> None:
-    values = judge(replace(GOOD, agreement_mm={"start": float("inf"), "halves": 1.23456})).to_json()
-    assert values["agreement_mm"] == {"start": None, "halves": 1.2346}
+    values = judge(replace(GOOD, agreement_mm={"start": float("inf"), "halves": 1.23456, "engine": 99})).to_json()
+    assert values["agreement_mm"] == {"start": None, "halves": 1.2346, "engine": 99}
     assert values["uncertainty_mm"] is None
     assert values["trust"] == "failed"
     assert values["folded"] is None

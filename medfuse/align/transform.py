@@ -7,6 +7,7 @@ direction that ITK reports and that resampling pulls.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from medfuse.align.linear import Transform
 from medfuse.align.warp import Warp
 from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
 from medfuse.grid import Grid
+from medfuse.output import check_target as check_place
 from medfuse.output import whole
 
 __all__ = ["SUFFIXES", "Transform", "Warp", "check_target", "read_transform", "write_transform"]
@@ -70,35 +72,44 @@ def _of_a_patient(transform: Transform | Warp, name: str) -> Transform | Warp:
     )
 
 
-def check_target(path: Path, *, overwrite: bool = False, deformable: bool = False) -> None:
+def check_target(path: Path, *, overwrite: bool = False, deformable: bool = False, inputs: Iterable[Path] = ()) -> None:
     """Refuse a name that `write_transform` would refuse, before long work.
 
     Args:
         path: Where the transform shall be.
         overwrite: Whether an existing file may be replaced.
         deformable: Whether the transform will be a `Warp`, which is no matrix.
+        inputs: What was read, and must not be replaced.
 
     Raises:
-        OutputError: The suffix is none that can hold it, or the file exists.
+        OutputError: The suffix is none that can hold it, or the place cannot be written to.
     """
     suffixes = [suffix for suffix in SUFFIXES if not (deformable and suffix == ".txt")]
     if path.suffix not in suffixes:
         what = "file for a deformable transform" if deformable else "transform file"
         raise OutputError(f"expected a {what} ending in {' or '.join(suffixes)}, got {path.name}", "Choose such a name")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path.name} exists already", "Choose another name or pass --overwrite")
+    check_place(path, overwrite, inputs)
 
 
-def write_transform(transform: Transform | Warp, path: Path, *, overwrite: bool = False) -> None:
+def write_transform(
+    transform: Transform | Warp, path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()
+) -> None:
     """Write a transform: by the suffix as ITK's text (.tfm), ITK's HDF5 (.h5), or the 16 numbers of its matrix (.txt).
 
     It appears whole or not at all.
 
+    Args:
+        transform: What to write.
+        path: Where the transform shall be.
+        overwrite: Whether an existing file may be replaced.
+        inputs: What was read, and must not be replaced.
+
     Raises:
         OutputError: The suffix is another, or .txt for a deformable transform; the file exists; it cannot be written.
     """
-    check_target(path, overwrite=overwrite, deformable=isinstance(transform, Warp))
-    with whole(path, overwrite=overwrite) as beside:
+    inputs = tuple(inputs)
+    check_target(path, overwrite=overwrite, deformable=isinstance(transform, Warp), inputs=inputs)
+    with whole(path, overwrite=overwrite, inputs=inputs) as beside:
         if path.suffix == ".txt":
             beside.write_text(_as_text(transform.moving_from_fixed), encoding="utf-8")
             return

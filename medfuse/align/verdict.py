@@ -84,9 +84,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Limits:
-    """How bad the evidence may be; each number as in `Evidence`, `agreement_mm` for every run."""
+    """How bad the evidence may be; each number as in `Evidence`, and `runs`: how many may end beyond `agreement_mm`."""
 
     agreement_mm: float
+    runs: int
     rival: float
     nmi_after: float
     overlap_after: float
@@ -95,9 +96,9 @@ class Limits:
 
 
 #: Beyond these a registration is doubtful,
-TRUSTED = Limits(agreement_mm=3.0, rival=0.85, nmi_after=1.01, overlap_after=0.25, stretched=0.15, folded=0.0)
-#: and beyond these it has failed.
-DOUBTFUL = Limits(agreement_mm=15.0, rival=0.95, nmi_after=1.01, overlap_after=0.1, stretched=0.5, folded=0.02)
+TRUSTED = Limits(agreement_mm=3.0, runs=0, rival=0.85, nmi_after=1.01, overlap_after=0.25, stretched=0.15, folded=0.0)
+#: and beyond these it has failed: one run alone may have lost its way.
+DOUBTFUL = Limits(agreement_mm=15.0, runs=1, rival=0.95, nmi_after=1.01, overlap_after=0.1, stretched=0.5, folded=0.02)
 
 RUNS = {
     "start": "a run from another start ended",
@@ -117,8 +118,9 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _excesses(evidence: Evidence, limits: Limits) -> Iterator[str]:
     """What lies beyond limits, in words."""
-    for run, distance in evidence.agreement_mm.items():
-        if not distance <= limits.agreement_mm:
+    far = {run: distance for run, distance in evidence.agreement_mm.items() if not distance <= limits.agreement_mm}
+    if len(far) > limits.runs:
+        for run, distance in far.items():
             yield f"{RUNS.get(run, run)} {distance:.1f} mm away (limit {limits.agreement_mm:g})"
     if evidence.rival > limits.rival:
         yield f"an alignment elsewhere scores {evidence.rival:.0%} as high (limit {limits.rival:.0%})"
