@@ -93,12 +93,15 @@ def align(
 
     Raises:
         ValueError: An unknown `register`.
+        TypeError: `transform` is none.
         NoOverlap: The header's alignment is to be taken, and leaves the two apart.
         RegistrationError: No alignment was found, or the registration failed and `accept_untrusted` is not set.
     """
     if register not in REGISTER:
         raise ValueError(f"expected a register of {', '.join(REGISTER)}, got {register!r}")
     if transform is not None:
+        if not isinstance(transform, Transform | Warp):
+            raise TypeError(f"expected a transform, got {type(transform).__name__}")
         return Alignment(transform, "a given transform")
     shared = _shared_coordinates(structural.grid, functional.grid)
     if register == "none" or (register == "auto" and shared):
@@ -231,8 +234,7 @@ def _as_asked(structural: Grid, functional: Grid) -> str:
 
 def _shared_coordinates(structural: Grid, functional: Grid) -> str:
     """Why the two worlds can be taken as one, in words; empty where nothing says so."""
-    if structural.frame_of_reference and structural.frame_of_reference == functional.frame_of_reference:
-        return "one frame of reference"
-    if structural.matches(functional):
-        return "one grid"
-    return ""
+    frames = structural.frame_of_reference, functional.frame_of_reference
+    if all(frames):  # a nominal grid proves nothing against two frames
+        return "one frame of reference" if frames[0] == frames[1] else ""
+    return "one grid" if structural.matches(functional) else ""

@@ -133,14 +133,14 @@ def test_the_climb_recovers_a_displacement(vector: tuple[float, ...], shift: tup
 def test_the_second_engine_recovers_a_displacement() -> None:
     fixed = oblique(BODY)
     truth = rigid((4, -3, 5), (3, -4, 2), fixed.grid.center_mm)
-    found = second_opinion(fixed, displaced(oblique(OTHER), truth), np.eye(4), fixed.grid.center_mm, 1)
+    found = second_opinion(fixed, displaced(oblique(OTHER), truth), np.eye(4), fixed.grid.center_mm)
     assert Transform(found).distance_mm(Transform(truth), fixed.body_mm).mean() < 0.8
 
 
 def test_the_second_engine_stays_where_nothing_overlaps() -> None:
     far = np.eye(4)
     far[:3, 3] = 5000
-    np.testing.assert_array_equal(second_opinion(oblique(BODY), oblique(OTHER), far, np.zeros(3), 1), far)
+    np.testing.assert_array_equal(second_opinion(oblique(BODY), oblique(OTHER), far, np.zeros(3)), far)
 
 
 @pytest.mark.parametrize("turn", [(0, 0, 0), (180, 0, 0), (0, 180, 0), (0, 0, 180)])

@@ -69,8 +69,9 @@ HALF = ((FRAME, None), (None, FRAME))
     [
         (ONE, "auto", "one frame of reference"),
         (ONE, "none", "one frame of reference"),
-        (TWO, "none", "header, as asked"),
-        (NONE, "none", "header, as asked"),
+        (TWO, "none", "header, as asked, though the frames differ"),
+        (NONE, "none", "header, as asked, though no frame is stated"),
+        (HALF[0], "none", "header, as asked, though no frame is stated"),
     ],
 )
 def test_the_header_is_taken(
@@ -88,10 +89,17 @@ def test_one_grid_is_one_world(mr: Volume) -> None:
 
 
 @pytest.mark.usefixtures("never")
+def test_a_registration_or_a_path_is_no_transform(mr: Volume, pet: Volume) -> None:
+    for given in (registration("trusted"), "t.tfm", np.eye(4)):
+        with pytest.raises(TypeError, match=f"expected a transform, got {type(given).__name__}"):
+            align(mr, pet, transform=given)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("never")
 def test_a_given_transform_is_taken_as_it_is(mr: Volume, pet: Volume) -> None:
     found = align(mr, pet, "rigid", SHIFT)
     assert found.transform is SHIFT
-    assert (found.reason, found.trust, found.is_registered) == ("given", None, False)
+    assert (found.reason, found.trust, found.is_registered) == ("a given transform", None, False)
 
 
 @pytest.mark.usefixtures("never")
@@ -233,7 +241,7 @@ def test_the_evidence_is_told_in_words() -> None:
         "normalized mutual information 1.020 before, 1.190 after",
         "overlap 81% before, 99% after",
         "the best alignment elsewhere scores 60% as high",
-        "folded in 0.10% of the space",
+        "folded in 0.10% of the space; nothing else is judged of the bending",
     )
 
 

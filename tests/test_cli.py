@@ -291,21 +291,25 @@ def test_a_saved_transform_gives_the_same_result_again(medfuse: Command, scans: 
     first = medfuse(*scans_of, "-o", "a.nii", "--register", "rigid", "--save-transform", f"t{suffix}", "--json")
     again = medfuse(*scans_of, "-o", "b.nii", "--transform", f"t{suffix}", "--json")
     plain = medfuse(*scans_of, "-o", "c.nii", "--json")
-    assert again.json["align"]["reason"] == "given"
+    assert again.json["align"]["reason"] == "a given transform"
     assert first.json["align"]["moving_from_fixed"] == again.json["align"]["moving_from_fixed"] != np.eye(4).tolist()
     assert Path("a.nii").read_bytes() == Path("b.nii").read_bytes() != Path("c.nii").read_bytes()
     assert plain.json["align"]["registration"] is None
 
 
-def test_a_deformable_transform_is_taken_and_saved_again(medfuse: Command, scans: Path) -> None:
+def test_a_deformable_transform_is_taken_and_saved_again(
+    medfuse: Command, refused: Callable[..., None], scans: Path
+) -> None:
+    save = ("--save-transform", "x.txt")
     field = sitk.GetImageFromArray(np.broadcast_to((2.0, -1.0, 3.0), (8, 8, 8, 3)), isVector=True)
     field.SetOrigin((5.0, -25.0, 25.0))
     field.SetSpacing((8.0, 8.0, 8.0))
     sitk.WriteTransform(sitk.DisplacementFieldTransform(field), "bent.h5")
     pair = ("fuse", scans / "study/mr", scans / "study/pet", *FUSE, "--json")
     bent = medfuse(*pair, "-o", "a.nii", "--transform", "bent.h5", "--save-transform", "again.tfm")
-    assert (bent.code, bent.json["align"]["reason"], bent.json["align"]["deformable"]) == (0, "given", True)
+    assert (bent.code, bent.json["align"]["reason"], bent.json["align"]["deformable"]) == (0, "a given transform", True)
     assert medfuse(*pair, "-o", "b.nii", "--transform", "again.tfm").json["align"]["deformable"]
+    refused(7, "deformable transform ending in .*got x.txt", *pair, "-o", "x.nii", "--transform", "bent.h5", *save)
     Path("straight.txt").write_text("1 0 0 2\n0 1 0 -1\n0 0 1 3\n0 0 0 1\n")
     straight = medfuse(*pair, "-o", "c.nii", "--transform", "straight.txt").json
     assert not straight["align"]["deformable"]
@@ -554,6 +558,9 @@ def test_a_doubtful_registration_is_said_to_be_so_everywhere(
     assert (ran.code, ran.err) == (0, warning.format("header, for the rigid registration is doubtful"))
     assert (ran.json["align"]["trust"], ran.json["align"]["registered"]) == ("doubtful", False)
     assert ran.json["align"]["registration"]["reasons"] == [REASON]
+    ran = medfuse("fuse", *pair[:2], "-o", "c", *FUSE, "--register", "rigid", "--save-transform", "c.txt")
+    assert "of the registration, which is not used:\n         independent runs" in ran.out
+    assert "written: c.txt\n" in ran.out
     ran = medfuse("fuse", *pair, "-o", "b", *FUSE, "--register", "rigid", "--accept-untrusted")
     assert (ran.code, ran.err) == (0, warning.format("rigid registration, doubtful"))
     assert ran.json["align"]["registered"]
@@ -614,14 +621,20 @@ def test_pet_moves_with_its_ct(medfuse: Command, scans: Path, find: Callable[[st
     )
     assert (ran.json["fuse"]["functional"]["modality"], also["fuse"]["functional"]["modality"]) == ("CT", "PT")
     assert also["fuse"]["functional"]["window"] == "0:4"
+    assert also["shape"] == ran.json["shape"]
     assert not read("out/fused.nii.gz").is_color
     assert read("out/also/fused.nii.gz").is_color
     assert read("out/also/dicom").grid.matches(read(study / "mr").grid)
     medfuse("register", study / "mr", study / "ct", "-o", "t.tfm")
     medfuse("fuse", study / "mr", study / "pet", "-o", "alone.nii.gz", *FUSE, "--transform", "t.tfm", "--window", "0:4")
     assert np.array_equal(read("out/also/fused.nii.gz").array, read("alone.nii.gz").array)
-    told = medfuse("fuse", study / "mr", study / "ct", "--also", study / "pet", "-o", "told", *FUSE)
-    assert "also:    with the CT, one frame of reference: one frame of reference\n" in told.out
+    told = medfuse(
+        "fuse", study / "mr", study / "ct", "--also", study / "pet", "-o", "told", *FUSE, "--grid", "functional"
+    )
+    k, j, i = read(study / "pet").grid.shape
+    assert (
+        f"also:    {k} slices of {j} × {i}, with the CT, one frame of reference: one frame of reference\n" in told.out
+    )
 
 
 def test_what_rides_along_is_read_by_its_own_words(medfuse: Command, refused: Callable[..., None], scans: Path) -> None:
@@ -662,7 +675,7 @@ def test_what_may_not_ride_along(refused: Callable[..., None], scans: Path) -> N
         (2, "modality of ct", "--structural-modality x-ray"),
         (2, "modality of ct", "--functional-modality x-ray"),
         *((2, "exclude one another", f"--transform t.tfm --register {kind}") for kind in ("rigid", "deformable")),
-        (2, "--also with its options, got them alone", "--also-series 2"),
+        *((2, "--also with its options, got them alone", f"--also-{word}") for word in ("series 2", "frame 0")),
         (2, "threads", "--threads 0"),
         (2, "apart from the output", "--save-transform out/t.tfm"),
         (2, "No such option", "--magic"),
@@ -680,6 +693,7 @@ def test_what_may_not_ride_along(refused: Callable[..., None], scans: Path) -> N
         (7, "deformable.*t.txt", "--register deformable --save-transform t.txt"),
         (7, "note.txt above it is a file", "--save-transform note.txt/t.tfm"),
         (7, "note.tfm exists", "--save-transform note.tfm"),
+        (7, "note.tfm is or holds an input", "--transform note.tfm --save-transform note.tfm --overwrite"),
         (7, "folder for both", "-o x.nii.gz --format both"),
         (7, "dicom name", "-o x.nii.gz --format dicom"),
         (7, "dicom name", "-o x.mhd"),

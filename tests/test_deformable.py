@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import oblique_direction
 from scipy.ndimage import gaussian_filter
 
 from medfuse.align.engine.deformable import _Fit, _Lattice, deform
@@ -19,7 +20,6 @@ from medfuse.grid import Grid
 from medfuse.itk import to_image
 from medfuse.sample import HeadScans, head_scans
 from medfuse.volume import Modality, Unit, Volume
-from tests.conftest import oblique_direction
 
 
 @pytest.fixture(scope="module")

@@ -433,6 +433,16 @@ def test_series_number_stays_in_range(number: int | None, tmp_path: Path) -> Non
     assert found == (2**31 - 1 if number == 2**31 - 1 else 1000)
 
 
+def test_series_that_one_run_makes_have_numbers_of_their_own(tmp_path: Path) -> None:
+    volume = volume_of("fused", source=Source("dicom", fake_header(SeriesNumber=4)))
+    numbers = []
+    for nth in (1, 2):
+        (tmp_path / str(nth)).mkdir()
+        path = write_dicom(volume, tmp_path / str(nth), nth)[0]
+        numbers.append(pydicom.dcmread(path).SeriesNumber)
+    assert numbers == [1004, 2004]
+
+
 def referenced(dataset: Dataset) -> list[str]:
     return [item.ReferencedSOPInstanceUID for item in dataset.SourceImageSequence]
 

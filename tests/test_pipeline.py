@@ -404,6 +404,8 @@ def test_what_rode_along_goes_beside(from_dicom: Volume, tmp_path: Path, format:
     written = write_fused(from_dicom, tmp_path / "out", format, also=from_dicom)
     assert {path.relative_to(tmp_path / "out").as_posix() for path in written} == names_below(tmp_path / "out")
     assert names_below(tmp_path / "out") == names | {f"also/{name}" for name in names}
+    numbers = {dcmread(path).SeriesNumber for path in written if path.suffix == ".dcm"}
+    assert numbers == (set() if format == "nifti" else {1001, 2001})
     write_fused(from_dicom, tmp_path / "out", format, also=from_dicom, overwrite=True)
 
 

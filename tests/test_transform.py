@@ -181,13 +181,47 @@ def test_refuses_a_file_that_flattens_space(tmp_path: Path) -> None:
         read_transform(path)
 
 
+def test_refuses_what_no_two_scans_of_one_patient_need(tmp_path: Path) -> None:
+    for numbers, found in (
+        ((-1, 1, 1), "mirrors the patient"),
+        ((1, 1, 3), "stretches 3 times"),
+        ((0.4, 0.4, 0.4), "stretches 2.5 times"),
+        ((1e90, 1e90, 1e90), r"stretches 1e\+90 times"),
+    ):
+        text, itk = tmp_path / "a.txt", tmp_path / "a.tfm"
+        np.savetxt(text, np.diag([*numbers, 1]))
+        sitk.WriteTransform(sitk.ScaleTransform(3, numbers), str(itk))
+        for path in (text, itk):
+            with pytest.raises(UnsupportedImage, match=f"of one patient, found one in {path.name} that {found}"):
+                read_transform(path)
+
+
+@pytest.mark.parametrize("itk", [affine(), NON_LINEAR["b-spline"]])
+def test_a_file_cut_off_anywhere_is_no_identity(itk: sitk.Transform, tmp_path: Path) -> None:
+    path = tmp_path / "a.tfm"
+    sitk.WriteTransform(itk, str(path))
+    content = path.read_bytes()
+    for length in range(30, content.rindex(b"FixedParameters") + 18, len(content) // 40):
+        path.write_bytes(content[:length])
+        with pytest.raises(UnreadableFile, match=r"cannot read a\.tfm"):
+            read_transform(path)
+
+
 @pytest.mark.parametrize("name", ["a.tfm", "a.h5", "a.txt", "a"])
-@pytest.mark.parametrize("content", [b"", b"no transform", b"#Insight Transform File V1.0\nTransform: Foo\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no transform", b"#Insight Transform File V1.0\nTransform: Foo\nParameters: 1\nFixedParameters:\n"],
+)
 def test_refuses_what_is_no_transform(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnreadableFile, match=rf"cannot read {name}\. Give") as refusal:
         read_transform(tmp_path / name)
     assert str(tmp_path) not in str(refusal.value)
+
+
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    write_transform(rigid(10), str(tmp_path / "a.tfm"))
+    assert read_transform(str(tmp_path / "a.tfm")).rotation_degrees == pytest.approx(10)
 
 
 def test_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -206,8 +240,10 @@ def test_refuses_to_write_another_suffix(name: str, tmp_path: Path) -> None:
 def test_does_not_overwrite_unasked(tmp_path: Path) -> None:
     path = tmp_path / "a.tfm"
     write_transform(rigid(10), path)
-    with pytest.raises(OutputError, match=r"a\.tfm exists already.*--overwrite"):
+    with pytest.raises(OutputError, match=r"a\.tfm exists.*--overwrite"):
         write_transform(rigid(20), path)
+    with pytest.raises(OutputError, match=r"a\.tfm is or holds an input"):
+        write_transform(rigid(20), path, overwrite=True, inputs=[path])
     assert read_transform(path).rotation_degrees == pytest.approx(10)
     write_transform(rigid(20), path, overwrite=True)
     assert read_transform(path).rotation_degrees == pytest.approx(20)

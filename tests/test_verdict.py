@@ -34,13 +34,13 @@ def test_good_evidence_is_trusted() -> None:
 @pytest.mark.parametrize(
     ("change", "trust", "reason"),
     [
-        ({"agreement_mm": {"start": 3.01}}, "doubtful", "a run from another start ended 3.0 mm away (limit 3)"),
+        ({"agreement_mm": {"start": 3.01}}, "doubtful", "a run from another start ended 3.0 mm away (limit 3 mm)"),
         ({"agreement_mm": {"start": 1, "halves": 8.2}}, "doubtful", "halves of the smaller scan, registered alone"),
-        ({"agreement_mm": {"inverse": 15.1}}, "doubtful", "the inverse direction ended 15.1 mm away (limit 3)"),
-        ({"agreement_mm": {"engine": float("inf")}}, "doubtful", "another engine ended inf mm away"),
-        ({"agreement_mm": {"engine": float("nan")}}, "doubtful", "another engine ended nan mm away"),
-        ({"rival": 0.86}, "doubtful", "an alignment elsewhere scores 86% as high (limit 85%)"),
-        ({"rival": 0.96}, "failed", "an alignment elsewhere scores 96% as high"),
+        ({"agreement_mm": {"inverse": 15.1}}, "doubtful", "the inverse direction ended 15.1 mm away (limit 3 mm)"),
+        ({"agreement_mm": {"engine": float("inf")}}, "doubtful", "another engine ended nowhere (limit 3 mm)"),
+        ({"agreement_mm": {"engine": float("nan")}}, "doubtful", "another engine ended nowhere (limit 3 mm)"),
+        ({"rival": 0.86}, "doubtful", "an alignment elsewhere scores 86.0% as high (limit 85%)"),
+        ({"rival": 0.96}, "failed", "an alignment elsewhere scores 96.0% as high (limit 95%)"),
         ({"nmi_after": 1.004}, "failed", "tell next to nothing of each other (1.004, limit 1.01)"),
         ({"overlap_after": 0.2}, "doubtful", "only 20% of the smaller scan's body overlap"),
         ({"overlap_after": 0.05}, "failed", "only 5% of the smaller scan's body overlap"),
@@ -56,10 +56,13 @@ def test_each_number_counts(change: dict[str, object], trust: str, reason: str |
     assert all(reason in found for found in verdict.reasons if reason)
 
 
-def test_every_reason_is_given() -> None:
-    verdict = judge(replace(GOOD, rival=0.9, agreement_mm={"start": 16, "engine": 20, "halves": 4}))
+def test_every_reason_is_given_with_the_limit_that_decided() -> None:
+    verdict = judge(replace(GOOD, rival=0.9, agreement_mm={"start": 4, "engine": 20}))
+    assert verdict.trust is Trust.DOUBTFUL
+    assert [reason[reason.index("(") :] for reason in verdict.reasons] == ["(limit 3 mm)"] * 2 + ["(limit 85%)"]
+    verdict = judge(replace(GOOD, rival=0.97, agreement_mm={"start": 16, "engine": 20, "halves": 4}))
     assert verdict.trust is Trust.FAILED
-    assert len(verdict.reasons) == 4
+    assert [reason[reason.index("(") :] for reason in verdict.reasons] == ["(limit 15 mm)"] * 2 + ["(limit 95%)"]
 
 
 def test_one_run_alone_may_lose_its_way() -> None:

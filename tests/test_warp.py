@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import oblique_direction
 
 from medfuse.align.transform import Transform, Warp, read_transform, write_transform
 from medfuse.align.warp import folding
@@ -14,7 +15,6 @@ from medfuse.errors import OutputError, RegistrationError, UnsupportedImage
 from medfuse.grid import Grid
 from medfuse.itk import to_image
 from medfuse.volume import Modality, Volume
-from tests.conftest import oblique_direction
 
 GRID = Grid.from_axes((20, 32, 40), (-31.5, 44.25, 117.0), (6.0, 4.0, 3.0), oblique_direction())
 RIGID = sitk.Euler3DTransform(GRID.center_mm.tolist(), 0.2, -0.3, 0.4, (12, -7, 20))

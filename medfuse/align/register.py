@@ -112,7 +112,7 @@ def register(
     pair = _Pair(fixed, moving)
     steps = _Steps(progress, (1 + PEAKS) * len(pair.rotations) + REFINED + 5 + MORE_STEPS[kind])
     found, rival = _global(pair, threads, steps.tick)
-    found, agreement = _rigid(pair, found, threads, steps.tick)
+    found, agreement = _rigid(pair, found, steps.tick)
     if kind == "affine":
         found = pair.refined(pair.refined(found, Affine, -2), Affine, -1)
     transform: Transform | Warp = pair.oriented(found)
@@ -264,11 +264,11 @@ def _apart(pair: _Pair, poses: Sequence[Candidate]) -> list[Candidate]:
     return kept
 
 
-def _rigid(pair: _Pair, start: Floats, threads: int, tick: Callable[[], None]) -> tuple[Floats, dict[str, float]]:
+def _rigid(pair: _Pair, start: Floats, tick: Callable[[], None]) -> tuple[Floats, dict[str, float]]:
     """The pose refined at every level, and how far independent runs end from it, by their names, mm over the body."""
     coarse, middle, fine = range(len(SHARES))
     found = pair.refined(pair.refined(start, Rigid, coarse), Rigid, middle)
-    others = _others(pair, found, threads, tick)
+    others = _others(pair, found, tick)
     halves = [refined(half, Rigid(found, pair.center, pair.radius_mm), 30)[1] for half in _halves(pair)]
     # Whoever found something better is followed.
     best = max([found, *others.values(), *halves], key=lambda matrix: pair.measures[middle](matrix)[0])
@@ -279,7 +279,7 @@ def _rigid(pair: _Pair, start: Floats, threads: int, tick: Callable[[], None]) -
     return found, {**agreement, "halves": float(spread)}
 
 
-def _others(pair: _Pair, found: Floats, threads: int, tick: Callable[[], None]) -> dict[str, Floats]:
+def _others(pair: _Pair, found: Floats, tick: Callable[[], None]) -> dict[str, Floats]:
     """Where independent runs end, all from another start."""
     away = _nudged(pair, found)
     small, large = pair.levels[1]
@@ -289,12 +289,16 @@ def _others(pair: _Pair, found: Floats, threads: int, tick: Callable[[], None]) 
     backward = Information(large, small, int(POINTS[1] * min(room, 20)))
     inverse = _inverted(found)
     near = backward.part(small.grid.contains(Transform(inverse).apply(backward.points_mm)))
-    model = Rigid(_inverted(away), found[:3, :3] @ pair.center + found[:3, 3], pair.radius_mm)
+    # Not so far that a thin volume would leave the points drawn where it lies.
+    thin = min(pair.volumes[0].grid.extent_mm) / pair.radius_mm
+    model = Rigid(
+        _inverted(_nudged(pair, found, min(1.0, thin))), found[:3, :3] @ pair.center + found[:3, 3], pair.radius_mm
+    )
     ends["inverse"] = _inverted(refined(near, model)[1])
     tick()
     ends["engine"] = away
     for level in pair.levels[:2]:
-        ends["engine"] = second_opinion(*level, ends["engine"], pair.center, threads)
+        ends["engine"] = second_opinion(*level, ends["engine"], pair.center)
     tick()
     return ends
 
@@ -303,13 +307,13 @@ def _inverted(matrix: Floats) -> Floats:
     return np.array(Transform(matrix).inverse().moving_from_fixed)
 
 
-def _nudged(pair: _Pair, found: Floats) -> Floats:
-    """Another start: turned by 10° and shifted by a tenth of the volume's size."""
-    turn = Rotation.from_rotvec(np.radians(10) * np.array([1, -1, 1]) / 3**0.5).as_matrix()
+def _nudged(pair: _Pair, found: Floats, share: float = 1.0) -> Floats:
+    """Another start: turned by 10° and shifted by a twentieth of the small volume's diagonal, or by a share of that."""
+    turn = Rotation.from_rotvec(share * 10 * np.array([1, -1, 1]) / 3**0.5, degrees=True).as_matrix()
     pivot = found[:3, :3] @ pair.center + found[:3, 3]
     away = np.eye(4)
     away[:3, :3] = turn
-    away[:3, 3] = pivot - turn @ pivot + 0.2 * pair.radius_mm * np.array([1, 1, -1]) / 3**0.5
+    away[:3, 3] = pivot - turn @ pivot + share * 0.2 * pair.radius_mm * np.array([1, 1, -1]) / 3**0.5
     return np.asarray(away @ found)
 
 

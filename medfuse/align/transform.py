@@ -30,7 +30,7 @@ MOST_STRETCH = 2.0
 MOST_TEXT_BYTES = 16_384
 
 
-def read_transform(path: Path, fixed: Grid | None = None, moving: Grid | None = None) -> Transform | Warp:
+def read_transform(path: Path | str, fixed: Grid | None = None, moving: Grid | None = None) -> Transform | Warp:
     """Read a transform from the fixed (structural) world to the moving (functional) one; the content says what it is.
 
     - an ITK transform (.tfm, .txt, .h5, or ANTs' .mat): linear, or with B-splines or displacement fields in it;
@@ -47,6 +47,7 @@ def read_transform(path: Path, fixed: Grid | None = None, moving: Grid | None = 
         UnsupportedImage: It holds a transform that cannot be used, or none between these scans; it mirrors the patient,
             or stretches by more than `MOST_STRETCH`.
     """
+    path = Path(path)
     if not path.is_file():
         raise UnreadableFile(f"expected a transform file, found nothing named {path.name}", "Check the path")
     with path.open("rb") as file:
@@ -72,7 +73,9 @@ def _of_a_patient(transform: Transform | Warp, name: str) -> Transform | Warp:
     )
 
 
-def check_target(path: Path, *, overwrite: bool = False, deformable: bool = False, inputs: Iterable[Path] = ()) -> None:
+def check_target(
+    path: Path | str, *, overwrite: bool = False, deformable: bool = False, inputs: Iterable[Path] = ()
+) -> None:
     """Refuse a name that `write_transform` would refuse, before long work.
 
     Args:
@@ -84,6 +87,7 @@ def check_target(path: Path, *, overwrite: bool = False, deformable: bool = Fals
     Raises:
         OutputError: The suffix is none that can hold it, or the place cannot be written to.
     """
+    path = Path(path)
     suffixes = [suffix for suffix in SUFFIXES if not (deformable and suffix == ".txt")]
     if path.suffix not in suffixes:
         what = "file for a deformable transform" if deformable else "transform file"
@@ -92,7 +96,7 @@ def check_target(path: Path, *, overwrite: bool = False, deformable: bool = Fals
 
 
 def write_transform(
-    transform: Transform | Warp, path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()
+    transform: Transform | Warp, path: Path | str, *, overwrite: bool = False, inputs: Iterable[Path] = ()
 ) -> None:
     """Write a transform: by the suffix as ITK's text (.tfm), ITK's HDF5 (.h5), or the 16 numbers of its matrix (.txt).
 
@@ -107,7 +111,7 @@ def write_transform(
     Raises:
         OutputError: The suffix is another, or .txt for a deformable transform; the file exists; it cannot be written.
     """
-    inputs = tuple(inputs)
+    path, inputs = Path(path), tuple(inputs)
     check_target(path, overwrite=overwrite, deformable=isinstance(transform, Warp), inputs=inputs)
     with whole(path, overwrite=overwrite, inputs=inputs) as beside:
         if path.suffix == ".txt":
@@ -122,8 +126,7 @@ def write_transform(
 def _read_itk(path: Path) -> Transform | Warp:
     if _is_cut_off(path):
         raise UnreadableFile(
-            f"expected a whole transform file, found one without all its parameters in {path.name}",
-            "Save or copy the file again",
+            f"expected all parameters of every transform, cannot read {path.name}", "Give the whole file"
         )
     try:
         itk = sitk.ReadTransform(str(path))
@@ -142,7 +145,7 @@ def _is_cut_off(path: Path) -> bool:
             return False
         keys = [line.partition(b":")[0].strip() for line in file if not line.startswith(b"Transform: Composite")]
     counts = {keys.count(key) for key in (b"Transform", b"Parameters", b"FixedParameters")}
-    return len(counts) > 1
+    return len(counts) > 1 or counts == {0}
 
 
 def _numbers(content: bytes) -> list[float] | None:

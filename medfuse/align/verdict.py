@@ -111,8 +111,9 @@ RUNS = {
 def judge(evidence: Evidence) -> Verdict:
     """What the evidence allows, by the limits above."""
     for trust, limits in ((Trust.FAILED, DOUBTFUL), (Trust.DOUBTFUL, TRUSTED)):
-        if any(_excesses(evidence, limits)):
-            return Verdict(trust, tuple(_excesses(evidence, TRUSTED)), evidence)
+        reasons = tuple(_excesses(evidence, limits))
+        if reasons:
+            return Verdict(trust, reasons, evidence)
     return Verdict(Trust.TRUSTED, (), evidence)
 
 
@@ -121,9 +122,10 @@ def _excesses(evidence: Evidence, limits: Limits) -> Iterator[str]:
     far = {run: distance for run, distance in evidence.agreement_mm.items() if not distance <= limits.agreement_mm}
     if len(far) > limits.runs:
         for run, distance in far.items():
-            yield f"{RUNS.get(run, run)} {distance:.1f} mm away (limit {limits.agreement_mm:g})"
+            where = f"{distance:.1f} mm away" if isfinite(distance) else "nowhere"
+            yield f"{RUNS.get(run, run)} {where} (limit {limits.agreement_mm:g} mm)"
     if evidence.rival > limits.rival:
-        yield f"an alignment elsewhere scores {evidence.rival:.0%} as high (limit {limits.rival:.0%})"
+        yield f"an alignment elsewhere scores {evidence.rival:.1%} as high (limit {limits.rival:.0%})"
     if evidence.nmi_after < limits.nmi_after:
         yield f"the scans tell next to nothing of each other ({evidence.nmi_after:.3f}, limit {limits.nmi_after:g})"
     if evidence.overlap_after < limits.overlap_after:

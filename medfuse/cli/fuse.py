@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -99,7 +100,7 @@ def fuse(
 ) -> None:
     """Fuse two scans of one patient into one series. It lies where the patient lay, as the structural scan does."""
     from medfuse import pipeline
-    from medfuse.align import read_transform, write_transform
+    from medfuse.align import write_transform
     from medfuse.alignment import align, check_ride, ride_along
     from medfuse.fusion import Engine
     from medfuse.output import whole
@@ -126,9 +127,7 @@ def fuse(
     for volume in moving:
         pipeline.check_pair(scan, volume, any_patient=any_patient)
     windows = [pipeline.to_window(choice, volume) for choice, volume in zip(choices, (scan, *moving), strict=False)]
-    known = read_transform(transform, scan.grid, moving[0].grid) if transform else None
-    if save_transform:
-        check_target(save_transform, overwrite=overwrite, deformable=isinstance(known, Warp) or register == "deformable")
+    known = _given(transform, save_transform, scan, moving[0], overwrite) if transform else None
     read_at = time.monotonic()
     with progress_bars() as progress:
         alignment = align(
@@ -169,7 +168,7 @@ def fuse(
     if as_json:
         print_json(_summary(fused, [*written, *([save_transform] if save_transform else [])], seconds))
     else:
-        _tell(fused, alignments, engine, out, written, seconds)
+        _tell(fused, alignments, engine, out, written, save_transform, seconds)
 
 
 def _check_transforms(
@@ -178,7 +177,7 @@ def _check_transforms(
     out: Path,
     register: str,
     overwrite: bool,
-    inputs: tuple[Path, ...],
+    inputs: Iterable[Path],
 ) -> None:
     """Refuse before long work what is said of transforms and cannot be done."""
     from medfuse.align.transform import check_target
@@ -188,34 +187,64 @@ def _check_transforms(
     if transform and not transform.is_file():
         raise UnreadableFile(f"expected a transform file, found nothing named {transform.name}", "Check the path")
     if save_transform:
-        check_target(save_transform, overwrite=overwrite, deformable=register == "deformable")
+        check_target(save_transform, overwrite=overwrite, deformable=register == "deformable", inputs=inputs)
         if save_transform.resolve().is_relative_to(out.resolve()):
             raise ValueError("expected --save-transform apart from the output, got a path in it")
 
 
+def _given(path: Path, save_transform: Path | None, structural: Any, functional: Any, overwrite: bool) -> Any:
+    """The transform of a file, if it can be saved as asked."""
+    from medfuse.align.transform import Warp, check_target, read_transform
+
+    transform = read_transform(path, structural.grid, functional.grid)
+    if save_transform:
+        check_target(save_transform, overwrite=overwrite, deformable=isinstance(transform, Warp))
+    return transform
+
+
 def _summary(fused: list[Any], written: list[Path], seconds: dict[str, float]) -> dict[str, Any]:
-    steps = [{step.name: dict(step.parameters) for step in one.history} for one in fused]
+    first, *others = (
+        {
+            "shape": list(one.grid.shape),
+            "spacing_mm": list(one.grid.spacing_mm),
+            **{step.name: dict(step.parameters) for step in one.history},
+        }
+        for one in fused
+    )
     return {
         "outputs": [str(path) for path in written],
-        "shape": list(fused[0].grid.shape),
-        "spacing_mm": list(fused[0].grid.spacing_mm),
-        **steps[0],
-        **({"also": steps[1]} if len(steps) > 1 else {}),
+        **first,
+        **({"also": others[0]} if others else {}),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "notice": NOTICE,
     }
 
 
 def _tell(
-    fused: list[Any], alignments: list[Any], engine: Any, out: Path, written: list[Path], seconds: dict[str, float]
+    fused: list[Any],
+    alignments: list[Any],
+    engine: Any,
+    out: Path,
+    written: list[Path],
+    save_transform: Path | None,
+    seconds: dict[str, float],
 ) -> None:
-    typer.echo(f"aligned: {alignments[0].reason} ({seconds['align']:.1f} s)")
-    if alignments[0].registration:
-        say_evidence(alignments[0].registration.verdict)
-    for alignment in alignments[1:]:
-        typer.echo(f"also:    {alignment.reason}")
+    first, *others = alignments
+    typer.echo(f"aligned: {first.reason} ({seconds['align']:.1f} s)")
+    if first.registration:
+        if not first.is_registered:
+            typer.echo("         of the registration, which is not used:")
+        say_evidence(first.registration.verdict)
     name = engine.method.name + (f" ({engine.method.strategy})" if engine.method.strategy else "")
-    k, j, i = fused[0].grid.shape
-    typer.echo(f"fused:   {k} slices of {j} × {i} with {name} on {engine.device} ({seconds['fuse']:.1f} s)")
+    typer.echo(f"fused:   {_told_shape(fused[0])} with {name} on {engine.device} ({seconds['fuse']:.1f} s)")
+    for volume, alignment in zip(fused[1:], others, strict=True):
+        typer.echo(f"also:    {_told_shape(volume)}, {alignment.reason}")
     typer.echo(f"written: {len(written)} files in {out if out.is_dir() else out.parent}")
+    if save_transform:
+        typer.echo(f"written: {save_transform}")
     typer.echo(NOTICE)
+
+
+def _told_shape(volume: Any) -> str:
+    k, j, i = volume.grid.shape
+    return f"{k} slices of {j} × {i}"

@@ -50,7 +50,8 @@ def register(
 
     if kind not in KINDS:
         raise typer.BadParameter(f"expected a kind of {', '.join(KINDS)}, got {kind!r}")
-    check_target(out, overwrite=overwrite, deformable=kind == "deformable")
+    inputs = (fixed, moving)
+    check_target(out, overwrite=overwrite, deformable=kind == "deformable", inputs=inputs)
     both = {"fill_nan": fill_nan, "allow_gaps": allow_gaps, "allow_2d": allow_2d}
     pair = (
         read_scan("fixed", fixed, series=fixed_series, frame=fixed_frame, **both),
@@ -61,7 +62,7 @@ def register(
         found = run(*pair, kind, progress=lambda done, total: progress("registering", done, total), threads=threads)
     if not accept_untrusted:
         refuse_failed(found)
-    write_transform(found.transform, out, overwrite=overwrite)
+    write_transform(found.transform, out, overwrite=overwrite, inputs=inputs)
     say_doubt(found.verdict, told(found))
     if as_json:
         print_json({**found.to_json(), "outputs": [str(out)]})

@@ -18,7 +18,7 @@ POINTS = 15_000
 BINS = 32
 
 
-def second_opinion(fixed: Level, moving: Level, start: Floats, center: Floats, threads: int) -> Floats:
+def second_opinion(fixed: Level, moving: Level, start: Floats, center: Floats) -> Floats:
     """Where a rigid registration from a start (4, 4) ends; the start itself where it loses the volumes.
 
     Args:
@@ -26,14 +26,15 @@ def second_opinion(fixed: Level, moving: Level, start: Floats, center: Floats, t
         moving: Likewise.
         start: Rigid, from fixed to moving LPS mm.
         center: What to turn about, LPS mm in the fixed world.
-        threads: How many to use.
     """
     transform = sitk.Euler3DTransform()
     transform.SetCenter(center.tolist())
     transform.SetMatrix(start[:3, :3].ravel().tolist(), 1e-6)
     transform.SetTranslation((start[:3, :3] @ center + start[:3, 3] - center).tolist())
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(threads)
+    # One thread, since the order of ITK's sums, and with it the result, is otherwise left to chance.
+    method.SetNumberOfThreads(1)
+    method.SetNumberOfWorkUnits(1)
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(min(1.0, POINTS / fixed.array.size), SEED)
