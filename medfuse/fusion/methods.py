@@ -147,7 +147,6 @@ class Method:
             return FEATURE_RULES[self.name](features.eval().to(device))
         module = NETWORKS[network]()
         self.weights_sha256 = read_weights(module, network, weights)
-        compiled = COMPILED[network](module.eval()) if network in COMPILED else module
-        coder = compiled.eval().to(device)
+        coder = COMPILED[network](module.eval()).eval().to(device)
         merge = STRATEGIES[self.strategy or ""]
         return lambda structural, functional: coder.decode(merge(coder.encode(structural), coder.encode(functional)))

@@ -35,11 +35,19 @@ def nuclear_sum(structural: Tensor, functional: Tensor) -> Tensor:
 def _weighted_by(activity_of: Callable[[Tensor], Tensor], structural: Tensor, functional: Tensor) -> Tensor:
     """Each slice of a source weighted by its share of the two squared activities; `activity_of` takes (C, H, W)."""
     activity = [
-        torch.stack([activity_of(maps) for maps in features.softmax(dim=1)]).square()
+        torch.stack([activity_of(_distribution(maps)) for maps in features]).square()
         for features in (structural, functional)
     ]
     weight = (activity[0] / (activity[0] + activity[1])).to(structural.dtype)[:, None, None, None]
-    return weight * structural + (1 - weight) * functional
+    return functional.lerp(structural, weight)
+
+
+def _distribution(maps: Tensor) -> Tensor:
+    """Softmax over the channels, (C, H, W), channel by channel in memory: maps of another layout are transposed.
+
+    As a matrix of channels by pixels, since torch transposes a matrix several times faster than anything else.
+    """
+    return maps.flatten(1).contiguous().softmax(dim=0).reshape(maps.shape)
 
 
 def average(structural: Tensor, functional: Tensor) -> Tensor:
@@ -55,8 +63,9 @@ def maximum(structural: Tensor, functional: Tensor) -> Tensor:
 def energy(structural: Tensor, functional: Tensor) -> Tensor:
     """Feature energy ratio: every value weighted by its share of the two squares (Fu et al. 2021, MSRPAN)."""
     one, other = structural.square(), functional.square()
-    weight = torch.where(one + other > 0, one / (one + other), 0.5)
-    return weight * structural + (1 - weight) * functional
+    total = one + other
+    fused = one.mul_(structural).add_(other.mul_(functional)).div_(total)
+    return fused.masked_fill_(total == 0, 0)
 
 
 def ratio(structural: Tensor, functional: Tensor) -> Tensor:
@@ -65,9 +74,9 @@ def ratio(structural: Tensor, functional: Tensor) -> Tensor:
     Where the two nearly cancel the shares are large: that is the published rule. Where they cancel exactly, the result
     is 0.
     """
-    total = structural + functional
-    fused = (structural * structural.abs() + functional * functional.abs()) / total.abs()
-    return torch.where(total == 0, 0.0, fused)
+    total = (structural + functional).abs_()
+    fused = (structural * structural.abs()).add_(functional * functional.abs()).div_(total)
+    return fused.masked_fill_(total == 0, 0)
 
 
 #: By the name that `--strategy` takes.

@@ -10,8 +10,11 @@ from medfuse.fusion.networks.autoencoder import AutoEncoder
 from medfuse.fusion.networks.dilran import Dilran
 from medfuse.fusion.networks.dilran_compiled import CompiledDilran
 from medfuse.fusion.networks.eh_dran import EhDran
+from medfuse.fusion.networks.eh_dran_compiled import CompiledEhDran
 from medfuse.fusion.networks.msdra import Msdra
+from medfuse.fusion.networks.msdra_compiled import CompiledMsdra
 from medfuse.fusion.networks.msrpan import Msrpan
+from medfuse.fusion.networks.msrpan_compiled import CompiledMsrpan
 from medfuse.fusion.networks.siamese import Siamese
 from medfuse.fusion.networks.vgg import Vgg19
 
@@ -29,8 +32,13 @@ FEATURES: dict[str, Callable[[], nn.Module]] = {"vgg19": Vgg19, "siamese": Siame
 #: The networks that `medfuse train` trains.
 TRAINABLE: dict[str, Callable[[], nn.Module]] = {**NETWORKS, "siamese": Siamese}
 
-#: The networks that have a form for use only: a trained network in, what computes the same with less out.
-COMPILED: dict[str, Callable[..., AutoEncoder]] = {"dilran": CompiledDilran}
+#: Of each its form for use only: a trained network in, what computes the same with less out.
+COMPILED: dict[str, Callable[..., AutoEncoder]] = {
+    "dilran": CompiledDilran,
+    "msrpan": CompiledMsrpan,
+    "msdra": CompiledMsdra,
+    "eh-dran": CompiledEhDran,
+}
 
 __all__ = [
     "COMPILED",

@@ -1,20 +1,22 @@
-"""DILRAN for use, not for training: the trained encoder with fewer operations and the same result.
+"""DILRAN for use, not for training: the trained network with fewer operations and the same result.
 
 Before its first norm the network is linear in three maps. With p the pooled image and x the image, the 64 channels of
 the shallow layer are x + p·(w_c·x + b_c): sums of x, p·x and p with fixed weights. The three dilated convolutions, the
-1×1 reduction and the norm after it therefore make one convolution from these 3 maps to 64 channels, with 25 taps that
-are not zero; and pooling those 64 channels means pooling x alone, since p is constant on every block.
+1×1 reduction and the norm after it therefore make one convolution from these 3 maps to 64 channels; and pooling those
+64 channels means pooling the 3 maps. The decoder is one 7×7 convolution.
 """
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medfuse.fusion.networks.autoencoder import AutoEncoder
+from medfuse.fusion.networks.collapsed import Collapsed, Pointwise, affine_of, channels_last
 from medfuse.fusion.networks.dilran import Dilran, Encoder
-from medfuse.fusion.networks.pooling import coarse, enlarged, pooled
+from medfuse.fusion.networks.pooling import CHANNELS, enlarged, pooled
 
 
 class CompiledDilran(AutoEncoder):
@@ -24,74 +26,73 @@ class CompiledDilran(AutoEncoder):
         network: The trained network; its tensors are copied.
     """
 
-    shallow_weight: Tensor
-    shallow_bias: Tensor
-    front_weight: Tensor
-    front_bias: Tensor
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, network: Dilran) -> None:
         super().__init__()
-        encoder = network.encoder
-        scale, shift = _affine_of(encoder.norm)
-        weight, bias = _front_of(encoder)
-        for name, tensor in {
-            "shallow_weight": encoder.shallow.weight[:, 0],
-            "shallow_bias": _bias_of(encoder.shallow)[:, None, None],
-            "front_weight": weight * scale[:, None, None, None],
-            "front_bias": bias * scale + shift,
-            "scale": scale[:, None, None],
-            "shift": shift[:, None, None],
-        }.items():
-            self.register_buffer(name, tensor.detach().to(torch.float32).clone())
-        self.attention = encoder.attention.conv
-        self.decoder = network.decoder
+        self.encoder = CompiledEncoder(network.encoder)
+        self.decoder = Collapsed(network.decoder, CHANNELS, reach=3, border=2)
+        channels_last(self)
 
     def encode(self, image: Tensor) -> Tensor:
         """(N, 1, H, W) in [0, 1] to features (N, 64, H, W)."""
-        average = enlarged(pooled(image), image)
-        attention = average.relu()
-        deep = F.conv2d(
-            torch.cat([image, attention * image, attention], 1), self.front_weight, self.front_bias, padding=5
-        )
+        features: Tensor = self.encoder(image)
+        return features
+
+
+class CompiledEncoder(nn.Module):
+    """What a trained `Encoder` computes in evaluation mode.
+
+    Args:
+        encoder: The trained encoder; its tensors are copied.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.shallow = mixing(encoder.shallow)
+        self.front = Collapsed(Front(encoder), channels=3, reach=5, border=0)
+        self.attention = copy.deepcopy(encoder.attention.conv)
+        scale, shift = affine_of(encoder.norm)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 1, H, W) in [0, 1] to (N, 64, H, W)."""
+        maps = three_maps(image)
+        deep = self.front(maps)
         once = self.attention(deep)
         twice = self.attention(once)
         once += twice
         once += self.attention(twice)
-        deep = torch.addcmul(deep, coarse(deep), once).mul_(self.scale).add_(self.shift)
-        features = self._shallow(image, attention)
-        return features.addcmul_(self._shallow(average, attention).relu_(), deep)
-
-    def _shallow(self, image: Tensor, attention: Tensor) -> Tensor:
-        """The shallow layer's 64 channels, of the image or of its average."""
-        return torch.addcmul(image, attention, self.shallow_weight * image + self.shallow_bias)
+        deep.addcmul_(enlarged(pooled(deep).relu_(), deep), once).mul_(self.scale).add_(self.shift)
+        features: Tensor = self.shallow(maps)
+        return features.addcmul_(enlarged(self.shallow(pooled(maps)).relu_(), image), deep)
 
 
-def _affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a batch norm on its running statistics, float64."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
+class Front(nn.Module):
+    """The layers of an `Encoder` from the three maps to its first norm."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.shallow = mixing(encoder.shallow)
+        self.encoder = encoder
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, 64, H, W)."""
+        x = self.shallow(maps)
+        deep: Tensor = torch.cat([conv(x) for conv in self.encoder.dilated], dim=1)
+        deep = self.encoder.norm(self.encoder.reduce(deep))
+        return deep
 
 
-def _front_of(encoder: Encoder) -> tuple[Tensor, Tensor]:
-    """Weight (64, 3, 11, 11) and bias (64,) of everything from the maps x, p·x, p to the reduction, float64."""
-    shallow = encoder.shallow.weight[:, 0, 0, 0].double()
-    maps = torch.stack([torch.ones_like(shallow), shallow, _bias_of(encoder.shallow)], dim=1)
-    reductions = encoder.reduce.weight[:, :, 0, 0].double().chunk(len(encoder.dilated), dim=1)
-    weight = shallow.new_zeros(len(shallow), 3, 11, 11)
-    bias = _bias_of(encoder.reduce)
-    for conv, reduction in zip(encoder.dilated, reductions, strict=True):
-        assert isinstance(conv, nn.Conv2d)
-        step = conv.dilation[0]
-        taps = slice(5 - step, 6 + step, step)
-        weight[:, :, taps, taps] += torch.einsum("oc,cdhw,dm->omhw", reduction, conv.weight.double(), maps)
-        bias = bias + reduction @ _bias_of(conv)
-    return weight, bias
+def three_maps(image: Tensor) -> Tensor:
+    """The maps x, p·x and p of an image x, (N, 1, H, W) to (N, 3, H, W)."""
+    coarse = enlarged(pooled(image).relu_(), image)
+    return torch.cat([image, coarse * image, coarse], dim=1)
 
 
-def _bias_of(conv: nn.Conv2d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias.double()
+def mixing(shallow: nn.Conv2d) -> Pointwise:
+    """From the three maps to the channels x + p·(w_c·x + b_c) of a shallow layer."""
+    assert shallow.bias is not None
+    return Pointwise(torch.stack([torch.ones_like(shallow.bias), shallow.weight.flatten(), shallow.bias], dim=1))
