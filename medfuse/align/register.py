@@ -148,7 +148,7 @@ class _Pair:
     """Both volumes at every resolution. The smaller one is laid into the larger one, whichever of them is fixed."""
 
     def __init__(self, fixed: Volume, moving: Volume) -> None:
-        self.fixed, self.moving = fixed.grid, moving.grid
+        self.fixed = fixed.grid
         self.swapped = float(np.prod(moving.grid.extent_mm)) < float(np.prod(fixed.grid.extent_mm))
         self.volumes = (moving, fixed) if self.swapped else (fixed, moving)
         for volume in self.volumes:
