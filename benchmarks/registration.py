@@ -17,11 +17,12 @@ from typing import Annotated
 import typer
 from registering.cases import case_names
 from registering.judging import judged
-from registering.measuring import Row, Task, read_rows, run
+from registering.measuring import Task, run
 from registering.methods import METHODS, missing
 from registering.nonsense import NONSENSE, nonsense_names
 from registering.table import displacement_table, nonsense_table, timing_table
 from registering.timing import TIMING
+from rows import Row, read_rows
 
 from medfuse.align.register import KINDS
 

@@ -16,6 +16,7 @@ from medfuse.align.verdict import Trust, Verdict
 from medfuse.align.warp import Warp
 from medfuse.errors import GeometryError, MedfuseWarning, NoOverlap, RegistrationError
 from medfuse.grid import Grid
+from medfuse.stages import stage
 from medfuse.volume import Volume
 
 REGISTER = ("auto", *KINDS, "none")
@@ -113,7 +114,8 @@ def align(
         return Alignment(Transform.identity(), shared or _as_asked(structural.grid, functional.grid))
     kind = "rigid" if register == "auto" else register
     tick = partial(progress, "registering") if progress else None
-    found = run_registration(structural, functional, kind, progress=tick, threads=threads)
+    with stage("register"):
+        found = run_registration(structural, functional, kind, progress=tick, threads=threads)
     if not accept_untrusted:
         refuse_failed(found)
     alignment = _decided(structural.grid, functional.grid, found, register, accept_untrusted)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medfuse.grid import Grid
 from medfuse.volume import Volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 
 def to_image(volume: Volume) -> sitk.Image:
@@ -19,6 +21,8 @@ def to_image(volume: Volume) -> sitk.Image:
 
 def to_image_of(array: NDArray[Any], grid: Grid) -> sitk.Image:
     """An array (K, J, I), or (K, J, I, C), that lies on a grid, as a SimpleITK image."""
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(array, isVector=array.ndim > 3)
     image.SetOrigin(grid.origin_mm.tolist())
     image.SetSpacing(grid.spacing_mm[::-1])

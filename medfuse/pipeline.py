@@ -19,6 +19,7 @@ from medfuse.grid import Grid
 from medfuse.io.files import check_output, known_suffix, read, write
 from medfuse.io.limits import MAX_VOXELS
 from medfuse.output import whole
+from medfuse.stages import stage
 from medfuse.volume import Pair, Step, Unit, Volume
 
 GRIDS = ("structural", "functional")
@@ -81,9 +82,14 @@ def fuse(
     structural = structural if isinstance(structural, Volume) else read(structural)
     functional = functional if isinstance(functional, Volume) else read(functional)
     check_pair(structural, functional, any_patient=any_patient)
-    shown_structural = display_of(structural, functional=False, window=to_window(structural_window, structural))
-    shown_functional = display_of(functional, functional=True, window=to_window(window, functional), palette=palette)
-    engine = engine or Engine(method, strategy, device, weights)
+    with stage("window"):
+        shown_structural = display_of(structural, functional=False, window=to_window(structural_window, structural))
+        shown_functional = display_of(
+            functional, functional=True, window=to_window(window, functional), palette=palette
+        )
+    if engine is None:
+        with stage("start-up"):
+            engine = Engine(method, strategy, device, weights)
     target = _target(structural, functional, grid)
     if not isinstance(transform, Alignment):
         transform = align(
@@ -95,7 +101,8 @@ def fuse(
             accept_untrusted=accept_untrusted,
             threads=threads,
         )
-    pair = _on_grid(structural, functional, transform.transform, target)
+    with stage("resample"):
+        pair = _on_grid(structural, functional, transform.transform, target)
     fused = engine.fuse(pair, shown_structural, shown_functional, partial(progress, "fusing") if progress else None)
     if target is functional.grid:
         fused = replace(fused, source=replace(functional.source, also=(structural.source,)))
@@ -150,7 +157,7 @@ def write_fused(
     format = format or ("nifti" if fused.source.header is None else "dicom")
     if also is None and (known_suffix(out) or format == "dicom"):
         return write(fused, out, overwrite=overwrite, inputs=inputs)
-    with whole(out, overwrite=overwrite, inputs=inputs) as beside:
+    with stage("write"), whole(out, overwrite=overwrite, inputs=inputs) as beside:
         written = _write_formats(fused, beside, format)
         if also is not None:
             written += _write_formats(also, beside / ALSO, format, nth=2)

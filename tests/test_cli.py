@@ -243,6 +243,34 @@ def test_json_of_fuse_is_one_object_that_names_what_was_written(medfuse: Command
     assert "not for diagnostic use" in content["notice"]
 
 
+def test_a_profile_in_json_adds_up(medfuse: Command, scans: Path) -> None:
+    study = scans / "study"
+    ran = medfuse("fuse", study / "mr", study / "pet", "-o", "out", *FUSE, "--register", "none", "--profile", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    profile = ran.json["profile"]
+    assert list(profile) == ["seconds", "total_seconds", "slices_per_second", "peak_memory_bytes"]
+    assert list(profile["seconds"])[:2] == ["start-up", "read"]
+    assert list(profile["seconds"])[-1] == "other"
+    assert {"resample", "window", "write"} <= set(profile["seconds"])
+    assert sum(profile["seconds"].values()) == pytest.approx(profile["total_seconds"], abs=0.01)
+    assert profile["slices_per_second"] == pytest.approx(12 / profile["total_seconds"], rel=0.01)
+    assert profile["peak_memory_bytes"] is None or profile["peak_memory_bytes"] > 50e6
+
+
+def test_a_profile_for_people_is_a_table(medfuse: Command, scans: Path) -> None:
+    mr, pet = scans / "mr.nii.gz", scans / "pet.nii.gz"
+    without = medfuse("fuse", mr, pet, "-o", "without", *FUSE, "--register", "none")
+    assert "start-up" not in without.out
+    ran = medfuse("fuse", mr, pet, "-o", "out", *FUSE, "--register", "none", "--profile")
+    assert (ran.code, ran.err) == (0, "")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in ran.out.splitlines() if line[:1] == "|"]
+    assert rows[0] == ["stage", "seconds", "share"]
+    assert rows[-1][::2] == ["total", "100.0%"]
+    shares = [float(share.rstrip("%")) for _, _, share in rows[2:-1]]
+    assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
+    assert re.search(r"^12 slices, [0-9.]+ a second", ran.out, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["fused.nii", "fused.nii.gz", "fused.nrrd", "fused.mha", "deep/er/fused.mha"])
 def test_a_file_name_chooses_the_format(medfuse: Command, scans: Path, name: str) -> None:
     ran = medfuse("fuse", scans / "mr.nii.gz", scans / "pet.nii.gz", "-o", name, *FUSE, "--register", "none")

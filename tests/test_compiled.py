@@ -62,6 +62,54 @@ def test_features_and_decoded_features_are_those_of_the_plain_network(
                 assert (found - expected).abs().max() < tolerance * max(1.0, float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (1, 3), (6, 0), (9, 14), (20, 31)])
+@pytest.mark.parametrize("make", [shipped, random])
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_body_in_the_dark_is_computed_alone_with_the_same_result(
+    name: str, make: Callable[[str], AutoEncoder], corner: tuple[int, int]
+) -> None:
+    """At the border, next to it and away from it; of two images with different bodies, too."""
+    network = make(name)
+    image = torch.zeros(2, 1, 50, 61, dtype=torch.float64)
+    image[0, :, corner[0] : corner[0] + 25, corner[1] : corner[1] + 30] = torch.rand(25, 30)
+    image[1, :, corner[0] : corner[0] + 11, corner[1] + 3 : corner[1] + 9] = torch.rand(11, 6)
+    with torch.inference_mode():
+        expected = deepcopy(network).double().encode(image)
+        compiled = COMPILED[name](network)
+        found = compiled.encode(image.float())
+        rows, columns = compiled.body(image)
+        assert (found - expected).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
+        beyond = expected.clone()
+        beyond[..., rows, columns] = 0
+        assert not beyond.any()
+        nothing = compiled.encode(torch.zeros(1, 1, 50, 61))
+        assert (nothing - network.encode(torch.zeros(1, 1, 50, 61))).abs().max() < 1e-5
+
+
+def test_tall_and_wide_images_are_computed_band_by_band() -> None:
+    image = torch.rand(1, 1, 291, 70, dtype=torch.float64)
+    network = random("dilran").double()
+    with torch.inference_mode():
+        for turned in (image, image.mT):
+            expected = network.encode(turned)
+            found = COMPILED["dilran"](network).encode(turned)
+            assert (found - expected).abs().max() < 1e-12 * float(expected.abs().max())
+
+
+def test_channels_that_only_now_and_then_matter_are_not_forgotten() -> None:
+    """What is left out is decided by the image, not by the greys that the channels were ordered by."""
+    network = random("dilran")
+    compiled = COMPILED["dilran"](network)
+    compiled.encoder.order = compiled.encoder.order.flip(0)
+    compiled.encoder.far.weight, compiled.encoder.far.bias = (
+        tensor.flip(0) for tensor in (compiled.encoder.far.weight, compiled.encoder.far.bias)
+    )
+    image = torch.rand(1, 1, 40, 40)
+    with torch.inference_mode():
+        expected = network.double().encode(image.double())
+        assert (compiled.encode(image) - expected).abs().max() < 1e-5 * float(expected.abs().max())
+
+
 @pytest.mark.parametrize("name", COMPILED)
 def test_the_network_itself_stays_as_it_was_and_can_go_on_training(name: str) -> None:
     network = shipped(name).train()

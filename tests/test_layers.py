@@ -28,7 +28,7 @@ FLOORS = (
     ("itk",),
     ("volume",),
     ("grid", "color", "metrics"),
-    ("output",),
+    ("output", "stages"),
     ("errors", "_version"),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
@@ -167,6 +167,45 @@ def test_torch_is_not_waited_for(code: str) -> None:
 
 def test_info_does_not_wait_for_torch(ct_series: Path, oblique_volume: Volume) -> None:
     run_without({"torch"}, f"from medfuse.cli import app\napp(['info', {str(ct_series)!r}], standalone_mode=False)")
+
+
+#: What takes long to load, and which commands are not to load it.
+HEAVY = ("torch", "scipy", "SimpleITK", "nibabel", "highdicom", "skimage", "matplotlib")
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """The modules that a command has loaded when it ends."""
+    code = """
+import sys
+from medfuse.cli import app
+app(sys.argv[1:], standalone_mode=False)
+print(*sys.modules, file=sys.stderr)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    return set(ran.stderr.split())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert loaded_by("--help").isdisjoint({*HEAVY, "numpy", "pydicom"})
+
+
+def test_info_loads_no_more_than_it_needs(ct_series: Path) -> None:
+    loaded = loaded_by("info", str(ct_series))
+    assert "pydicom" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_fusing_loads_no_more_than_it_needs(ct_series: Path, tmp_path: Path) -> None:
+    loaded = loaded_by(
+        *("fuse", str(ct_series), str(ct_series), "-o", str(tmp_path / "fused.mha"), "--method", "average"),
+        *("--device", "cpu"),
+    )
+    assert {"torch", "SimpleITK"} <= loaded
+    needless = {"nibabel", "highdicom", "skimage", "matplotlib", "scipy.optimize", "scipy.spatial", "scipy.ndimage"}
+    assert loaded.isdisjoint(needless)
 
 
 def test_networks_do_without_the_libraries_of_files() -> None:

@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.data import get_palette_files
 from pydicom.uid import UID
 
-from medfuse.color import PALETTES, apply_palette
+from medfuse.color import PALETTES, apply_palette, ycbcr_from_rgb, ycbcr_of_palette
 from medfuse.color.palette import table_of
 
 WELL_KNOWN = [name for name, uid in PALETTES.items() if uid]
@@ -79,6 +79,14 @@ def test_each_value_gets_the_nearest_entry(values: np.ndarray, name: str) -> Non
     for value, color in zip(values.ravel(), colors.reshape(-1, 3), strict=True):
         near = [n for n in range(256) if abs(value * 255 - n) <= 0.5 + 1e-4]
         assert any((color == table_of(name)[n]).all() for n in near)
+
+
+@pytest.mark.parametrize("name", PALETTES)
+def test_ycbcr_by_a_table_is_that_of_the_colours(name: str) -> None:
+    values = np.linspace(-0.1, 1.1, 5000, dtype=np.float32).reshape(50, 100)
+    found = ycbcr_of_palette(values, name)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, ycbcr_from_rgb(apply_palette(values, name)), rtol=0, atol=1e-6)
 
 
 def test_a_table_cannot_be_changed() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from medfuse.grid import Grid
 from medfuse.io.files import read, write
 from medfuse.pipeline import check_pair, check_target, check_words, fuse, write_fused
 from medfuse.sample.series import write_series
+from medfuse.stages import OTHER, profiled
 from medfuse.volume import Modality, Source, Unit, Volume
 
 FRAME = "1.2.826.0.1.999.1"
@@ -61,6 +64,47 @@ def ct() -> Volume:
 
 def black(volume: Volume) -> Volume:
     return replace(volume, array=np.zeros_like(volume.array))
+
+
+# A service
+
+
+def test_a_warm_engine_fuses_the_next_pair_without_loading_anything(mr: Volume, pet: Volume, tmp_path: Path) -> None:
+    write_series(mr, tmp_path / "mr", description="mr", number=1)
+    write_series(pet, tmp_path / "pet", description="pet", number=2)
+    code = """
+import sys
+import medfuse
+
+loaded = []
+sys.addaudithook(lambda event, args: loaded.append(args[0]) if event in ("open", "import", "exec") else None)
+engine = medfuse.Engine("dilran", device="cpu")
+mr, pet = medfuse.read("mr"), medfuse.read("pet")
+loaded.clear()
+first = medfuse.fuse(mr, pet, engine=engine)
+assert loaded
+loaded.clear()
+second = medfuse.fuse(mr, pet, engine=engine)
+assert loaded == [], loaded
+assert (first.array == second.array).all()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_profile_says_where_the_time_of_the_library_went(tmp_path: Path, mr: Volume, pet: Volume) -> None:
+    write_series(mr, tmp_path / "mr", description="mr", number=1)
+    write_series(pet, tmp_path / "pet", description="pet", number=2)
+    start = time.perf_counter()
+    with profiled() as profile:
+        fused = fuse(tmp_path / "mr", tmp_path / "pet", method="maximum", register="none", device="cpu")
+        write_fused(fused, tmp_path / "out")
+    assert {"start-up", "read", "window", "resample", "write", OTHER} <= set(profile.seconds)
+    assert "register" not in profile.seconds
+    assert min(profile.seconds.values()) >= 0
+    assert 0 < profile.total <= time.perf_counter() - start
 
 
 # Where the result lies, and what is in it

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from pydicom.pixels import convert_color_space
 
-from medfuse.color import rgb_from_ycbcr, ycbcr_from_rgb
+from medfuse.color import rgb_from_ycbcr, rgb_with_luminance, ycbcr_from_rgb
 
 colors = arrays.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.just(3)))
 
@@ -76,3 +76,21 @@ def test_primaries_by_hand() -> None:
 def test_what_no_screen_shows_is_clipped() -> None:
     beyond = np.array([[1, 0.5, 0.5], [0, -0.5, -0.5], [1.5, 0, 0]], np.float32)
     assert rgb_from_ycbcr(beyond).tolist() == [[255, 120, 255], [0, 135, 0], [255, 255, 255]]
+
+
+@given(colors, st.floats(0, 1, width=32))
+def test_luminance_and_chroma_need_not_be_joined(rgb: np.ndarray, luminance: float) -> None:
+    ycbcr = ycbcr_from_rgb(rgb)
+    np.testing.assert_array_equal(rgb_with_luminance(ycbcr[..., 0], ycbcr[..., 1:]), rgb)
+    ycbcr[..., 0] = luminance
+    before = ycbcr.copy()
+    exact = (ycbcr.astype(np.float64) @ np.linalg.inv(as_matrix()).T).clip(0, 1) * 255
+    assert_allclose(rgb_with_luminance(ycbcr[..., 0], ycbcr[..., 1:]), exact, atol=0.5 + 1e-3)
+    np.testing.assert_array_equal(ycbcr, before)
+
+
+def as_matrix() -> np.ndarray:
+    """ITU-R BT.601, section 2.5: Y of R, G and B, and the colour differences, each over its range."""
+    luminance = np.array([0.299, 0.587, 0.114])
+    blue, red = np.eye(3)[2], np.eye(3)[0]
+    return np.stack([luminance, (blue - luminance) / 1.772, (red - luminance) / 1.402])

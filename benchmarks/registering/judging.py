@@ -7,8 +7,9 @@ from dataclasses import MISSING, fields
 from math import inf
 from typing import Any
 
+from rows import Row
+
 from medfuse.align import verdict
-from registering.measuring import Row
 
 
 def judged(row: Row) -> Row:

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rows import THREAD_VARIABLES, Row, forget_peak, kept, peak_mb, read_rows
 
 from medfuse.errors import MedfuseWarning
 from registering.cases import anchors_mm, load_case
 from registering.displacement import displacement, stripped
 from registering.methods import METHODS, Found, load
 from registering.nonsense import NONSENSE, load_nonsense
-
-Row: TypeAlias = dict[str, Any]
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-)
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -69,15 +58,9 @@ def run(tasks: Sequence[Task], data: Path | None, out: Path, jobs: int, threads:
     """
     done = {Task(*(row[name] for name in Task.__dataclass_fields__)) for row in read_rows(out)}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a", encoding="utf-8") as file:
-        if out.stat().st_size and not out.read_bytes().endswith(b"\n"):
-            file.write("\n")  # a line was cut off
-        for method, group in groupby((task for task in tasks if task not in done), lambda task: task.method):
-            for row in _in_processes(method, list(group), data, jobs, threads):
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                yield row
+    groups = groupby((task for task in tasks if task not in done), lambda task: task.method)
+    rows = (row for method, group in groups for row in _in_processes(method, list(group), data, jobs, threads))
+    yield from kept(rows, out)
 
 
 def _in_processes(method: str, tasks: Sequence[Task], data: Path | None, jobs: int, threads: int) -> Iterator[Row]:
@@ -95,16 +78,6 @@ def _start(method: str) -> None:
     """In each process, before the clock runs: load what the method needs; what readers warn of is known here."""
     load(method)
     warnings.simplefilter("ignore", MedfuseWarning)
-
-
-def read_rows(*paths: Path) -> list[Row]:
-    """The rows of JSON Lines files; a last line that was cut off is left out."""
-    rows = []
-    for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            with suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
-    return rows
 
 
 def measured(task: Task, data: Path | None, threads: int) -> Row:
@@ -125,7 +98,7 @@ def measured(task: Task, data: Path | None, threads: int) -> Row:
             "truth": truth.moving_from_fixed.tolist(),
             "anchors_mm": anchors_mm(_targets(task.case, data)).round(2).tolist(),
         }
-    _forget_peak()
+    forget_peak()
     begin = time.perf_counter()
     found = _answer(task, fixed, moving, threads)
     seconds = time.perf_counter() - begin
@@ -139,7 +112,7 @@ def measured(task: Task, data: Path | None, threads: int) -> Row:
         **about,
         "trust": found.trust,
         "seconds": round(seconds, 2),
-        "memory_mb": round(_peak_mb()),
+        "memory_mb": round(peak_mb()),
         "threads": threads,
         "failure": found.failure,
         "found": matrix,
@@ -157,17 +130,3 @@ def _answer(task: Task, fixed: Any, moving: Any, threads: int) -> Found:
 @lru_cache(maxsize=4)
 def _targets(name: str, data: Path | None) -> NDArray[np.float64]:
     return load_case(name, data).targets_mm()
-
-
-def _forget_peak() -> None:
-    """Let the kernel count the peak of memory from now on (Linux, proc(5): clear_refs); elsewhere it only grows."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_mb() -> float:
-    """Most memory this process held, MB: libraries and volumes included."""
-    if _STATUS.exists():
-        kilobytes = next(line.split()[1] for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(kilobytes) / 1000
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from math import inf
 from statistics import median
 
 import numpy as np
-
-from registering.measuring import Row
+from rows import NOTHING, Row, by, markdown
 
 #: A run within this many times the tolerance is good.
 GOOD = 3
-NOTHING = "–"
 
 
 def displacement_table(rows: Iterable[Row]) -> str:
@@ -35,24 +32,24 @@ def displacement_table(rows: Iterable[Row]) -> str:
         "s most",
         "MB",
     )
-    return _markdown(head, (_displacement_line(*group) for group in _groups(rows)))
+    return markdown(head, (_displacement_line(*group) for group in _groups(rows)))
 
 
 def nonsense_table(rows: Iterable[Row]) -> str:
     """How many of the nonsense pairs got which verdict, by method, and which were trusted."""
     head = ("method", "pairs", "trusted", "doubtful", "failed", "no verdict", "s median", "those trusted")
     lines = []
-    for method, group in _by(rows, "method"):
+    for method, group in by(rows, "method"):
         counts = [str(sum(row["trust"] == trust for row in group)) for trust in ("trusted", "doubtful", "failed", None)]
         names = ", ".join(row["case"].partition("/")[2] for row in group if row["trust"] == "trusted")
         seconds = f"{median(row['seconds'] for row in group):.1f}"
         lines.append((method, str(len(group)), *counts, seconds, names or NOTHING))
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def timing_table(rows: Iterable[Row], reference: str = "simpleitk") -> str:
     """Median seconds a pair by method, and the ratio to the reference's."""
-    groups = dict(_by(rows, "method"))
+    groups = dict(by(rows, "method"))
     seconds = {method: median(row["seconds"] for row in group) for method, group in groups.items()}
     head = ("method", "runs", "median mm", "s median", "s most", "MB", f"ratio to {reference}")
     lines = [
@@ -67,7 +64,7 @@ def timing_table(rows: Iterable[Row], reference: str = "simpleitk") -> str:
         )
         for method, group in groups.items()
     ]
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _displacement_line(case: str, method: str, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -124,21 +121,10 @@ def _share(rows: Sequence[Row], *trusts: str) -> str:
 def _groups(rows: Iterable[Row]) -> Iterator[tuple[str, str, list[Row]]]:
     """Rows by case and method, in the order in which both first come; then all cases of a method together."""
     rows = list(rows)
-    cases = list(_by(rows, "case"))
+    cases = list(by(rows, "case"))
     for case, of_case in cases:
-        for method, group in _by(of_case, "method"):
+        for method, group in by(of_case, "method"):
             yield case, method, group
     if len(cases) > 1:
-        for method, group in _by(rows, "method"):
+        for method, group in by(rows, "method"):
             yield "all", method, group
-
-
-def _by(rows: Iterable[Row], name: str) -> Iterator[tuple[str, list[Row]]]:
-    rows = list(rows)
-    order = list(dict.fromkeys(row[name] for row in rows))
-    for value, group in groupby(sorted(rows, key=lambda row: order.index(row[name])), lambda row: row[name]):
-        yield value, list(group)
-
-
-def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))

@@ -16,8 +16,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from medfuse.align.engine.deformable import STEPS, deform
 from medfuse.align.engine.information import Floats, Information
@@ -309,7 +309,8 @@ def _inverted(matrix: Floats) -> Floats:
 
 def _nudged(pair: _Pair, found: Floats, share: float = 1.0) -> Floats:
     """Another start: turned by 10° and shifted by a twentieth of the small volume's diagonal, or by a share of that."""
-    turn = Rotation.from_rotvec(share * 10 * np.array([1, -1, 1]) / 3**0.5, degrees=True).as_matrix()
+    vector = share * 10 * np.array([1, -1, 1]) / 3**0.5
+    turn = scipy.spatial.transform.Rotation.from_rotvec(vector, degrees=True).as_matrix()
     pivot = found[:3, :3] @ pair.center + found[:3, 3]
     away = np.eye(4)
     away[:3, :3] = turn

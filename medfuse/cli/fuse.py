@@ -34,7 +34,9 @@ from medfuse.cli.options import (
     Units,
     UnitsOf,
 )
+from medfuse.cli.profile import print_profile, profile_json
 from medfuse.errors import UnreadableFile
+from medfuse.stages import Profile, profiled, stage
 
 
 def fuse(
@@ -96,79 +98,80 @@ def fuse(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
+    show_profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
     as_json: As_json = False,
 ) -> None:
     """Fuse two scans of one patient into one series. It lies where the patient lay, as the structural scan does."""
-    from medfuse import pipeline
-    from medfuse.align import write_transform
-    from medfuse.alignment import align, check_ride, ride_along
-    from medfuse.fusion import Engine
-    from medfuse.output import whole
+    with profiled() as profile:
+        profile.add("start-up", time.process_time())  # what the interpreter and the words of the command have taken
+        with stage("start-up"):
+            from medfuse import pipeline
+            from medfuse.align import write_transform
+            from medfuse.alignment import align, check_ride, ride_along
+            from medfuse.fusion import Engine
+            from medfuse.output import whole
 
-    started = time.monotonic()
-    inputs = tuple(path for path in (structural, functional, also, transform, weights) if path)
-    of_structural = {"series": structural_series, "modality": structural_modality, "frame": structural_frame}
-    of_functional = {"series": functional_series, "modality": functional_modality, "frame": functional_frame}
-    of_also = {"series": also_series, "modality": also_modality, "frame": also_frame, "units": also_units}
-    of_all = {"fill_nan": fill_nan, "allow_gaps": allow_gaps, "allow_2d": allow_2d}
-    choices = (structural_window, window, also_window)
-    with usage_errors():
-        pipeline.check_words(register=register, grid=grid, palette=palette, windows=choices)
-        pipeline.check_target(out, format, also=also is not None, overwrite=overwrite, inputs=inputs)
-        _check_transforms(transform, save_transform, out, register, overwrite, inputs)
-        if also is None and any(word is not None for word in (also_window, *of_also.values())):
-            raise ValueError("expected --also with its options, got them alone")
-        engine = Engine(method, strategy, device, weights)
-    scan = read_scan("structural", structural, **of_structural, **of_all)
-    moving = [read_scan("functional", functional, **of_functional, **of_all, units=units)]
-    if also:
-        moving.append(read_scan("also", also, **of_also, **of_all))
-        check_ride(*moving)
-    for volume in moving:
-        pipeline.check_pair(scan, volume, any_patient=any_patient)
-    windows = [pipeline.to_window(choice, volume) for choice, volume in zip(choices, (scan, *moving), strict=False)]
-    known = _given(transform, save_transform, scan, moving[0], overwrite) if transform else None
-    read_at = time.monotonic()
-    with progress_bars() as progress:
-        alignment = align(
-            scan, moving[0], register, known, progress, accept_untrusted=accept_untrusted, threads=threads
-        )
-        aligned_at = time.monotonic()
-        alignments = [alignment, *(ride_along(alignment, moving[0], volume) for volume in moving[1:])]
-        fused = [
-            pipeline.fuse(
-                scan,
-                volume,
-                transform=alignment,
-                grid=grid,
-                palette=palette,
-                window=shown,
-                structural_window=windows[0],
-                engine=engine,
-                any_patient=any_patient,
-                progress=progress,
+        inputs = tuple(path for path in (structural, functional, also, transform, weights) if path)
+        of_structural = {"series": structural_series, "modality": structural_modality, "frame": structural_frame}
+        of_functional = {"series": functional_series, "modality": functional_modality, "frame": functional_frame}
+        of_also = {"series": also_series, "modality": also_modality, "frame": also_frame, "units": also_units}
+        of_all = {"fill_nan": fill_nan, "allow_gaps": allow_gaps, "allow_2d": allow_2d}
+        choices = (structural_window, window, also_window)
+        with usage_errors():
+            pipeline.check_words(register=register, grid=grid, palette=palette, windows=choices)
+            pipeline.check_target(out, format, also=also is not None, overwrite=overwrite, inputs=inputs)
+            _check_transforms(transform, save_transform, out, register, overwrite, inputs)
+            if also is None and any(word is not None for word in (also_window, *of_also.values())):
+                raise ValueError("expected --also with its options, got them alone")
+            with stage("start-up"):
+                engine = Engine(method, strategy, device, weights)
+        scan = read_scan("structural", structural, **of_structural, **of_all)
+        moving = [read_scan("functional", functional, **of_functional, **of_all, units=units)]
+        if also:
+            moving.append(read_scan("also", also, **of_also, **of_all))
+            check_ride(*moving)
+        for volume in moving:
+            pipeline.check_pair(scan, volume, any_patient=any_patient)
+        windows = [pipeline.to_window(choice, volume) for choice, volume in zip(choices, (scan, *moving), strict=False)]
+        known = _given(transform, save_transform, scan, moving[0], overwrite) if transform else None
+        with progress_bars() as progress:
+            alignment = align(
+                scan, moving[0], register, known, progress, accept_untrusted=accept_untrusted, threads=threads
             )
-            for volume, alignment, shown in zip(moving, alignments, windows[1:], strict=True)
-        ]
-    fused_at = time.monotonic()
-    with ExitStack() as stack:
-        if save_transform:
-            beside = stack.enter_context(whole(save_transform, overwrite=overwrite, inputs=inputs))
-            write_transform(alignment.transform, beside)
-        rode = fused[1] if also else None
-        written = pipeline.write_fused(fused[0], out, format, also=rode, overwrite=overwrite, inputs=inputs)
-    seconds = {
-        "read": read_at - started,
-        "align": aligned_at - read_at,
-        "fuse": fused_at - aligned_at,
-        "write": time.monotonic() - fused_at,
-    }
+            alignments = [alignment, *(ride_along(alignment, moving[0], volume) for volume in moving[1:])]
+            fused = [
+                pipeline.fuse(
+                    scan,
+                    volume,
+                    transform=alignment,
+                    grid=grid,
+                    palette=palette,
+                    window=shown,
+                    structural_window=windows[0],
+                    engine=engine,
+                    any_patient=any_patient,
+                    progress=progress,
+                )
+                for volume, alignment, shown in zip(moving, alignments, windows[1:], strict=True)
+            ]
+        with ExitStack() as stack:
+            if save_transform:
+                beside = stack.enter_context(whole(save_transform, overwrite=overwrite, inputs=inputs))
+                write_transform(alignment.transform, beside)
+            written = pipeline.write_fused(
+                fused[0], out, format, also=fused[1] if also else None, overwrite=overwrite, inputs=inputs
+            )
+    seconds = _seconds(profile)
     if alignment.registration:
         say_doubt(alignment.registration.verdict, alignment.reason)
+    slices = sum(one.grid.shape[0] for one in fused)
     if as_json:
-        print_json(_summary(fused, [*written, *([save_transform] if save_transform else [])], seconds))
-    else:
-        _tell(fused, alignments, engine, out, written, save_transform, seconds)
+        summary = _summary(fused, [*written, *([save_transform] if save_transform else [])], seconds)
+        print_json(summary | ({"profile": profile_json(profile, slices)} if show_profile else {}))
+        return
+    _tell(fused, alignments, engine, out, written, save_transform, seconds)
+    if show_profile:
+        print_profile(profile, slices)
 
 
 def _check_transforms(
@@ -200,6 +203,13 @@ def _given(path: Path, save_transform: Path | None, structural: Any, functional:
     if save_transform:
         check_target(save_transform, overwrite=overwrite, deformable=isinstance(transform, Warp))
     return transform
+
+
+def _seconds(profile: Profile) -> dict[str, float]:
+    """The seconds of the four steps that a person thinks in; the start is none of them."""
+    read, align, write = (profile.seconds.get(name, 0.0) for name in ("read", "register", "write"))
+    start = profile.seconds.get("start-up", 0.0)
+    return {"read": read, "align": align, "fuse": profile.total - read - align - write - start, "write": write}
 
 
 def _summary(fused: list[Any], written: list[Path], seconds: dict[str, float]) -> dict[str, Any]:

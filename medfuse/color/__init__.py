@@ -1,8 +1,8 @@
 """Grey to colour and back, on plain arrays: window, palette, YCbCr. The last axis of a colour array is 3."""
 
-from medfuse.color.palette import PALETTES, apply_palette
+from medfuse.color.palette import PALETTES, apply_palette, ycbcr_of_palette
 from medfuse.color.window import CT_WINDOWS, Percentiles, Window, parse_window
-from medfuse.color.ycbcr import rgb_from_ycbcr, ycbcr_from_rgb
+from medfuse.color.ycbcr import rgb_from_ycbcr, rgb_with_luminance, ycbcr_from_rgb
 
 __all__ = [
     "CT_WINDOWS",
@@ -12,5 +12,7 @@ __all__ = [
     "apply_palette",
     "parse_window",
     "rgb_from_ycbcr",
+    "rgb_with_luminance",
     "ycbcr_from_rgb",
+    "ycbcr_of_palette",
 ]

@@ -7,6 +7,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from medfuse.color.ycbcr import ycbcr_from_rgb
+
 #: Name → UID of the well-known palette in PS3.6 table B.1-1; "GREY" has none.
 PALETTES = {
     "HOT_IRON": "1.2.840.10008.1.5.1",
@@ -27,9 +29,28 @@ def apply_palette(values: NDArray[np.floating], name: str) -> NDArray[np.uint8]:
     Returns:
         RGB, uint8, shape (*values.shape, 3).
     """
-    entry = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    colors: NDArray[np.uint8] = table_of(name)[entry]
+    # `take` copies whole colours, which indexing does sample by sample.
+    colors: NDArray[np.uint8] = np.take(table_of(name), entry_of(values), axis=0)
     return colors
+
+
+def ycbcr_of_palette(values: NDArray[np.floating], name: str) -> NDArray[np.float32]:
+    """Colour values in [0, 1], as `apply_palette` does, and give YCbCr, as `ycbcr_from_rgb` does: by one table."""
+    colors: NDArray[np.float32] = np.take(_ycbcr_table_of(name), entry_of(values), axis=0)
+    return colors
+
+
+def entry_of(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Values, clipped to [0, 1], as the nearest of the 256 entries of a palette."""
+    scaled = np.asarray(np.clip(values, 0, 1))
+    scaled *= 255
+    entries: NDArray[np.uint8] = np.rint(scaled, out=scaled).astype(np.uint8)
+    return entries
+
+
+@cache
+def _ycbcr_table_of(name: str) -> NDArray[np.float32]:
+    return ycbcr_from_rgb(table_of(name))
 
 
 @cache

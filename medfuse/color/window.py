@@ -35,9 +35,10 @@ class Window:
         >>> Window(-100, 300).apply(np.array([-500, 0, 300])).tolist()
         [0.0, 0.25, 1.0]
         """
-        scaled = (values.astype(np.float32) - np.float32(self.lower)) / np.float32(self.upper - self.lower)
-        clipped: NDArray[np.float32] = np.clip(scaled, 0, 1)
-        return clipped
+        scaled = np.array(values, dtype=np.float32)
+        scaled -= np.float32(self.lower)
+        scaled /= np.float32(self.upper - self.lower)
+        return np.clip(scaled, 0, 1, out=scaled)
 
     def __str__(self) -> str:
         return f"{self.lower:g}:{self.upper:g}"
@@ -68,9 +69,10 @@ class Percentiles:
         found = values[values > lowest]
         if found.size == 0:
             return Window(float(lowest), float(lowest) + max(1.0, abs(float(lowest))))
-        lower, upper = np.percentile(found, (self.lower, self.upper)).tolist()
+        highest = float(found.max())
+        lower, upper = np.percentile(found, (self.lower, self.upper), overwrite_input=True).tolist()
         if upper <= lower:
-            lower, upper = float(lowest), float(found.max())
+            lower, upper = float(lowest), highest
         return Window(lower, upper)
 
 

@@ -22,10 +22,29 @@ def ycbcr_from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     >>> ycbcr_from_rgb(np.array([255, 0, 0], dtype=np.uint8)).round(3).tolist()
     [0.29899999499320984, -0.16899999976158142, 0.5]
     """
-    return np.asarray(rgb.astype(np.float32) / 255 @ YCBCR_FROM_RGB.T.astype(np.float32), dtype=np.float32)
+    scaled: NDArray[np.float32] = np.divide(rgb, 255, dtype=np.float32)
+    return np.asarray(scaled @ YCBCR_FROM_RGB.T.astype(np.float32))
 
 
 def rgb_from_ycbcr(ycbcr: NDArray[np.floating]) -> NDArray[np.uint8]:
     """YCbCr (…, 3), as `ycbcr_from_rgb` returns it, to RGB (…, 3) uint8, rounded and clipped to 0-255."""
-    rgb = ycbcr.astype(np.float32) @ RGB_FROM_YCBCR.T.astype(np.float32)
-    return np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+    return _to_bytes(np.array(ycbcr.astype(np.float32, copy=False) @ RGB_FROM_YCBCR.T.astype(np.float32)))
+
+
+def rgb_with_luminance(luminance: NDArray[np.float32], chroma: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """As `rgb_from_ycbcr`, of Y (…) and of Cb and Cr (…, 2), which need not be joined for it.
+
+    >>> rgb_with_luminance(np.float32([0.5]), np.zeros((1, 2), np.float32)).tolist()
+    [[128, 128, 128]]
+    """
+    rgb = np.array(chroma @ RGB_FROM_YCBCR.T[1:].astype(np.float32))
+    rgb += luminance[..., None]  # the weight of Y is 1 in R, G and B
+    return _to_bytes(rgb)
+
+
+def _to_bytes(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Values in [0, 1], clipped, as the nearest of 0-255; the values themselves are overwritten."""
+    np.clip(rgb, 0, 1, out=rgb)
+    rgb *= 255
+    rounded: NDArray[np.uint8] = np.rint(rgb, out=rgb).astype(np.uint8)
+    return rounded

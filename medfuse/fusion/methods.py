@@ -149,4 +149,8 @@ class Method:
         self.weights_sha256 = read_weights(module, network, weights)
         coder = COMPILED[network](module.eval()).eval().to(device)
         merge = STRATEGIES[self.strategy or ""]
-        return lambda structural, functional: coder.decode(merge(coder.encode(structural), coder.encode(functional)))
+
+        def fuse(*images: Tensor) -> Tensor:
+            return coder.decode(merge(*(coder.encode(image) for image in images), *(coder.body(image) for image in images)))
+
+        return fuse

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medfuse.errors import UnsupportedImage
@@ -37,6 +36,8 @@ def straighten(
     Raises:
         UnsupportedImage: A value is NaN or infinite, and would spread.
     """
+    import SimpleITK as sitk
+
     if not np.isfinite(slices).all():
         raise UnsupportedImage(
             "expected finite values to interpolate, found NaN or infinity",

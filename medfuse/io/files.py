@@ -18,6 +18,7 @@ from medfuse.io.inspection import Inspection, inspect_file, inspect_series
 from medfuse.io.nifti import read_nifti, write_nifti
 from medfuse.io.sidecar import sidecar_path, to_json, to_modality
 from medfuse.output import check_target, whole
+from medfuse.stages import stage
 from medfuse.volume import Modality, Unit, Volume
 
 #: The formats that `write` knows, by the suffixes that stand for them.
@@ -70,7 +71,7 @@ def read(
     if fill_nan is not None and not math.isfinite(fill_nan):
         raise ValueError(f"expected a finite number in place of NaN, got {fill_nan}")
     wanted = None if modality is None else to_modality(modality)
-    with unpacked(_existing(path)) as place:
+    with stage("read"), unpacked(_existing(path)) as place:
         found = scan(_files(place))
         volumes = _volumes(found)
         if found.series or (found.left_out and not volumes):
@@ -195,12 +196,18 @@ def write(
     """
     path, spared = Path(path), _with_sidecars(inputs)
     kind = _format_to_write(path, format)
-    if kind == DICOM:
-        return _write_dicom(volume, path, overwrite, spared, nth)
+    with stage("write"):
+        if kind == DICOM:
+            return _write_dicom(volume, path, overwrite, spared, nth)
+        return _write_file(volume, path, kind, overwrite, spared)
+
+
+def _write_file(volume: Volume, path: Path, kind: str, overwrite: bool, inputs: list[Path]) -> list[Path]:
+    """Write one file with its sidecar."""
     sidecar = sidecar_path(path)
     with ExitStack() as stack:
         beside, sidecar_beside = (
-            stack.enter_context(whole(target, overwrite=overwrite, inputs=spared)) for target in (path, sidecar)
+            stack.enter_context(whole(target, overwrite=overwrite, inputs=inputs)) for target in (path, sidecar)
         )
         sidecar_beside.write_text(to_json(volume), encoding="utf-8")
         if kind == NIFTI:

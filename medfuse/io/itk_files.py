@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from medfuse.errors import MissingAttribute, OutputError, UnreadableFile, UnsupportedImage
 from medfuse.grid import Grid
@@ -21,6 +21,9 @@ from medfuse.io.samples import to_float32
 from medfuse.io.sidecar import meaning_of
 from medfuse.itk import to_grid, to_image
 from medfuse.volume import Modality, Source, Step, Unit, Volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 NRRD, METAIMAGE = "nrrd", "metaimage"
 _READERS = {NRRD: "NrrdImageIO", METAIMAGE: "MetaImageIO"}
@@ -125,6 +128,8 @@ def read_itk(path: Path, format: str, modality: Modality | None = None, fill_nan
     Raises:
         InputError: As `read_itk_header`; UnreadableFile also where the data is damaged or cut short.
     """
+    import SimpleITK as sitk
+
     reader, text = _open(path, format)
     header = _header(reader, path.name)
     checksum = _check_data(path, text, reader)
@@ -153,6 +158,8 @@ def write_itk(volume: Volume, path: Path, format: str) -> None:
     Raises:
         OutputError: ITK could not write it, or float32 cannot hold its values.
     """
+    import SimpleITK as sitk
+
     image = to_image(volume if volume.is_color else replace(volume, array=to_float32(volume.array)))
     try:
         sitk.WriteImage(image, str(path), useCompression=True, imageIO=_READERS[format])
@@ -163,6 +170,8 @@ def write_itk(volume: Volume, path: Path, format: str) -> None:
 @contextmanager
 def _damage_in(name: str) -> Iterator[None]:
     """Turn ITK's errors into `UnreadableFile`, and keep its warnings off the screen."""
+    import SimpleITK as sitk
+
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -177,6 +186,8 @@ def _damage_in(name: str) -> Iterator[None]:
 
 def _open(path: Path, format: str) -> tuple[sitk.ImageFileReader, _Text]:
     """An ITK reader that has read the header, after checking that the header states its geometry."""
+    import SimpleITK as sitk
+
     text = _text(path)
     _check_stated(text.fields, format, path.name)
     _data_path(path, text)
@@ -231,6 +242,8 @@ def _check_data(path: Path, text: _Text, reader: sitk.ImageFileReader) -> int | 
     Returns:
         The CRC-32 of compressed voxels once unpacked; None if they are not compressed.
     """
+    import SimpleITK as sitk
+
     fields, data = text.fields, _data_path(path, text)
     encoding = _ENCODINGS.get(fields.get("encoding", "raw").lower())
     if fields.get("compresseddata", "")[:1].lower() in ("t", "1"):  # as MetaIO understands it
@@ -279,6 +292,8 @@ def _check_stated(fields: dict[str, str], format: str, name: str) -> None:
 
 def _header(reader: sitk.ImageFileReader, name: str) -> ItkHeader:
     """Check what ITK found and give its geometry."""
+    import SimpleITK as sitk
+
     size, samples, pixel = reader.GetSize(), reader.GetNumberOfComponents(), reader.GetPixelID()
     if len(size) != 3:
         raise UnsupportedImage(

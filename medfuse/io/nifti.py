@@ -19,11 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.fileholders import FileHolder
-from nibabel.imageglobals import LoggingOutputSuppressor
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medfuse._version import __version__
@@ -198,6 +194,10 @@ def _open(path: Path, stack: ExitStack) -> tuple[Any, Any]:
 
     The voxels stay on disk until the stack is closed.
     """
+    import nibabel as nib
+    from nibabel.fileholders import FileHolder
+    from nibabel.imageglobals import LoggingOutputSuppressor
+
     start = start_of(path)
     image_path = image_beside(path)
     version_2 = start[4:8] in (b"n+2\0", b"ni2\0")
@@ -295,6 +295,8 @@ def _position(image: Any, name: str) -> tuple[NDArray[np.float64], str, list[str
 
 def _form(image: Any, which: str) -> tuple[NDArray[np.float64] | None, str] | None:
     """A form's (4, 4) matrix, None where it is damaged, and its name with what it is relative to; None if not set."""
+    from nibabel.spatialimages import HeaderDataError
+
     code = int(image.header[f"{which}_code"])
     if code == 0:
         return None
@@ -373,6 +375,9 @@ def write_nifti(volume: Volume, path: Path) -> None:
     Raises:
         OutputError: The volume's size, position or values do not fit into NIfTI-1.
     """
+    import nibabel as nib
+    from nibabel.spatialimages import HeaderDataError
+
     data = np.ascontiguousarray(volume.array).view(_RGB)[..., 0] if volume.is_color else to_float32(volume.array)
     ras_from_ijk = _LPS_FROM_RAS @ volume.grid.lps_from_index @ _IJK_FROM_KJI
     try:

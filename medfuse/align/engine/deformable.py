@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 import numpy as np
+import scipy
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
-from scipy.optimize import minimize
-from scipy.sparse import csr_array
 
 from medfuse.align.engine.information import Floats, Information
 from medfuse.align.engine.pyramid import levels
@@ -72,7 +71,7 @@ def deform(
     pyramid = zip(levels(fixed, SIZES_MM), levels(moving, SIZES_MM), strict=True)
     for number, images in enumerate(reversed(list(pyramid)), 1):
         fit = _Fit(Information(*images, POINTS), start, lattice)
-        found = minimize(
+        found = scipy.optimize.minimize(
             fit.cost,
             shares,
             jac=True,
@@ -120,7 +119,7 @@ class _Lattice:
         moves: Floats = shares.reshape(*self.shape, 3) * self.spacing_mm
         return moves
 
-    def weights(self, points_mm: Floats) -> csr_array:
+    def weights(self, points_mm: Floats) -> scipy.sparse.csr_array:
         """How much each control point moves each of N points inside the grid, (N, control points)."""
         at = ((self.grid.index_of(points_mm) + 0.5) / self.grid.shape * self.mesh).T
         cells = np.clip(np.floor(at).astype(int), 0, np.array(self.mesh)[:, None] - 1)
@@ -131,7 +130,7 @@ class _Lattice:
         columns = [np.ravel_multi_index((near[0, a], near[1, b], near[2, c]), self.shape) for a, b, c in corners]
         starts = np.arange(len(points_mm) + 1) * len(corners)
         shape = len(points_mm), int(np.prod(self.shape))
-        return csr_array((np.stack(values, 1).ravel(), np.stack(columns, 1).ravel(), starts), shape)
+        return scipy.sparse.csr_array((np.stack(values, 1).ravel(), np.stack(columns, 1).ravel(), starts), shape)
 
     def strain(self, moves: Floats) -> tuple[float, Floats]:
         """What moves (K, J, I, 3) cost, and the slope of that: the mean over the grid, exact for B-splines."""
@@ -191,12 +190,15 @@ class _Fit:
         return strain - gained, (by_move * self.lattice.spacing_mm).ravel()
 
 
-#: The uniform cubic B-spline about 0 and its first two derivatives.
-_SPLINES = [BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False).derivative(order) for order in range(3)]
+@cache
+def _splines() -> list[scipy.interpolate.BSpline]:
+    """The uniform cubic B-spline about 0 and its first two derivatives."""
+    spline = scipy.interpolate.BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False)
+    return [spline.derivative(order) for order in range(3)]
 
 
 def _cubic(x: Floats, order: int = 0) -> Floats:
-    values: Floats = np.nan_to_num(_SPLINES[order](x))
+    values: Floats = np.nan_to_num(_splines()[order](x))
     return values
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 from medfuse.align.engine.pyramid import Level
 
@@ -40,7 +40,7 @@ class Information:
         rng = np.random.default_rng(seed)
         shape = np.array(fixed.array.shape)
         index = rng.random((points, 3)) * (shape - 1e-3) - 0.5
-        values = map_coordinates(fixed.array, index.T, order=1, mode="nearest")
+        values = scipy.ndimage.map_coordinates(fixed.array, index.T, order=1, mode="nearest")
         self.points_mm: Floats = fixed.grid.points_mm(index)
         self.fixed_bin = np.rint(np.clip(values, 0, 1) * (BINS - 1)).astype(np.int32)
         self.moving = np.pad(np.clip(moving.array, 0, 1) * np.float32(BINS - 1), 1, mode="edge")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.spatial.transform import Rotation
+import scipy
 
 from medfuse.align.engine.information import Floats, Information
 
@@ -41,7 +40,7 @@ class Rigid:
     def matrix(self, parameters: Floats) -> Floats:
         """The transform (4, 4)."""
         matrix = np.eye(4)
-        matrix[:3, :3] = Rotation.from_rotvec(parameters[:3] / self.radius_mm).as_matrix()
+        matrix[:3, :3] = scipy.spatial.transform.Rotation.from_rotvec(parameters[:3] / self.radius_mm).as_matrix()
         matrix[:3, 3] = self.pivot + parameters[3:] - matrix[:3, :3] @ self.pivot
         return np.asarray(matrix @ self.start, dtype=np.float64)
 
@@ -87,7 +86,7 @@ def refined(measure: Information, model: Model, iterations: int = 60) -> tuple[f
         return -value, -model.slope(parameters, by_matrix)
 
     options = {"maxiter": iterations, "ftol": 1e-7, "gtol": 1e-6}
-    found = minimize(downhill, np.zeros(model.size), jac=True, method="L-BFGS-B", options=options)
+    found = scipy.optimize.minimize(downhill, np.zeros(model.size), jac=True, method="L-BFGS-B", options=options)
     return -float(found.fun), model.matrix(found.x)
 
 

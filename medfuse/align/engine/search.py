@@ -12,10 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import fft
-from scipy.ndimage import affine_transform, maximum_filter
-from scipy.spatial.transform import Rotation
 
 from medfuse.align.engine.information import Floats
 from medfuse.align.engine.pyramid import DARK, Level
@@ -71,7 +69,7 @@ def _tilts(step_degrees: float) -> list[Floats]:
 
 def _rotations(vectors: Floats) -> list[Floats]:
     """Rotations (3, 3) about vectors (N, 3) by their length in degrees."""
-    return list(Rotation.from_rotvec(vectors, degrees=True).as_matrix())
+    return list(scipy.spatial.transform.Rotation.from_rotvec(vectors, degrees=True).as_matrix())
 
 
 def candidates(
@@ -102,7 +100,7 @@ class _Search:
     def __init__(self, small: Level, large: Level) -> None:
         self.small, self.large = small, large
         self.side = int(np.ceil(np.linalg.norm(small.array.shape)))  # the small volume fits in, however it is turned
-        self.shape = [fft.next_fast_len(n + self.side - 1, real=True) for n in large.array.shape]
+        self.shape = [scipy.fft.next_fast_len(n + self.side - 1, real=True) for n in large.array.shape]
         self.of_small = _classes(small.array) + 1
         self.spectra = [self._spectrum(where) for where in _each(_classes(large.array) + 1)]
 
@@ -110,7 +108,7 @@ class _Search:
         """The best shifts at one rotation (3, 3) of the world."""
         turn = self.large.grid.direction.T @ rotation @ self.small.grid.direction
         middle, center = np.full(3, (self.side - 1) / 2), (np.array(self.small.array.shape) - 1) / 2
-        turned = affine_transform(
+        turned = scipy.ndimage.affine_transform(
             self.of_small, turn.T, center - turn.T @ middle, (self.side,) * 3, order=0, cval=0, prefilter=False
         )
         counts = self._counts(turned)
@@ -120,7 +118,7 @@ class _Search:
             return []
         score = np.zeros(self.shape, np.float32)
         score[enough] = _score(counts[:, :, enough], inside[enough]) * inside[enough] / self.of_small.size
-        peaks = np.argwhere((score == maximum_filter(score, 3, mode="wrap")) & (score > 0))
+        peaks = np.argwhere((score == scipy.ndimage.maximum_filter(score, 3, mode="wrap")) & (score > 0))
         peaks = peaks[np.argsort(-score[tuple(peaks.T)], kind="stable")[:PEAKS]]
         return [Candidate(float(score[tuple(peak)]), self._matrix(rotation, peak + middle, center)) for peak in peaks]
 
@@ -130,12 +128,12 @@ class _Search:
         for row, where in zip(counts, _each(turned), strict=True):
             spectrum = np.conj(self._spectrum(where))
             for cell, other in zip(row, self.spectra, strict=True):
-                cell[...] = fft.irfftn(spectrum * other, self.shape)
+                cell[...] = scipy.fft.irfftn(spectrum * other, self.shape)
         counts[counts < 0.5] = 0  # they are whole numbers, but for rounding
         return counts
 
     def _spectrum(self, where: NDArray[np.bool_]) -> NDArray[np.complex64]:
-        spectrum: NDArray[np.complex64] = fft.rfftn(where.astype(np.float32), self.shape)
+        spectrum: NDArray[np.complex64] = scipy.fft.rfftn(where.astype(np.float32), self.shape)
         return spectrum
 
     def _matrix(self, rotation: Floats, index: Floats, center: Floats) -> Floats:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+#: Rows and columns of an image.
+Part = tuple[slice, slice]
+
 
 class AutoEncoder(nn.Module):
     """A network that learns to give back its input, and fuses by decoding the merged features of two.
@@ -16,6 +19,10 @@ class AutoEncoder(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """(N, 1, H, W) in [0, 1], of any size, to features (N, C, H, W)."""
         raise NotImplementedError
+
+    def body(self, image: Tensor) -> Part:
+        """Rows and columns of images, (N, 1, H, W), outside of which all features are 0, as far as is known."""
+        return slice(0, image.shape[-2]), slice(0, image.shape[-1])
 
     def decode(self, features: Tensor) -> Tensor:
         """Features (N, C, H, W) to (N, 1, H, W), not clamped."""

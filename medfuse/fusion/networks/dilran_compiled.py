@@ -1,22 +1,42 @@
-"""DILRAN for use, not for training: the trained network with fewer operations and the same result.
+"""DILRAN for use, not for training: the trained network with a fraction of its operations and the same result.
 
-Before its first norm the network is linear in three maps. With p the pooled image and x the image, the 64 channels of
-the shallow layer are x + p·(w_c·x + b_c): sums of x, p·x and p with fixed weights. The three dilated convolutions, the
-1×1 reduction and the norm after it therefore make one convolution from these 3 maps to 64 channels; and pooling those
-64 channels means pooling the 3 maps. The decoder is one 7×7 convolution.
+- With p the pooled image and x the image, the 64 channels of the shallow layer are x + p·(w_c·x + b_c): sums of the
+  three maps x, p·x and p with fixed weights. The dilated convolutions, the 1×1 reduction and the norm after it have no
+  activation between them: one convolution of the three maps, with 25 taps.
+- Nor has the attention block's convolution C, which is applied once, twice and three times: C + C² + C³ of the above is
+  one convolution of the three maps too, of 17×17 taps, which a Fourier transform does for the price of a few. In the 3
+  pixels next to the border, where the padding of C shows, every row has a convolution of its own.
+- What C makes is weighted by max(0, pooled features), and all of it by max(0, pooled shallow features). Channels in
+  which one of these is 0 all over are left out; so is what is black, where the second is 0.
+- The decoder is one 7×7 convolution.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import lru_cache
 
+import scipy
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from medfuse.fusion.networks.autoencoder import AutoEncoder
-from medfuse.fusion.networks.collapsed import Collapsed, Pointwise, affine_of, channels_last
+from medfuse.fusion.networks.autoencoder import AutoEncoder, Part
+from medfuse.fusion.networks.collapsed import Collapsed, Rim, Strips, affine_of, kernel_of
 from medfuse.fusion.networks.dilran import Dilran, Encoder
 from medfuse.fusion.networks.pooling import CHANNELS, enlarged, pooled
+
+#: Pixels from an output to the farthest input: of the layers before the first norm, and of C three times after them.
+NEAR, FAR = 5, 8
+#: Pixels next to the border in which the padding of C shows.
+RIM = FAR - NEAR
+#: Where the dilated convolutions look, (row, column).
+TAPS = sorted({(d * y, d * x) for d in (1, 3, 5) for y in (-1, 0, 1) for x in (-1, 0, 1)})
+#: Rows computed at a time, at most: memory stays small, and the transforms fast. Even, for the pooling.
+BAND = 128
+#: Sizes whose transformed weights are kept.
+SIZES = 4
 
 
 class CompiledDilran(AutoEncoder):
@@ -30,12 +50,15 @@ class CompiledDilran(AutoEncoder):
         super().__init__()
         self.encoder = CompiledEncoder(network.encoder)
         self.decoder = Collapsed(network.decoder, CHANNELS, reach=3, border=2)
-        channels_last(self)
 
     def encode(self, image: Tensor) -> Tensor:
         """(N, 1, H, W) in [0, 1] to features (N, 64, H, W)."""
         features: Tensor = self.encoder(image)
         return features
+
+    def body(self, image: Tensor) -> Part:
+        """What is not black: beyond, the features are 0, since the gate is shut, whatever the layers behind it say."""
+        return lit(image)
 
 
 class CompiledEncoder(nn.Module):
@@ -45,29 +68,143 @@ class CompiledEncoder(nn.Module):
         encoder: The trained encoder; its tensors are copied.
     """
 
+    near: Tensor
+    order: Tensor
+    mixing: Tensor
     scale: Tensor
     shift: Tensor
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.shallow = mixing(encoder.shallow)
-        self.front = Collapsed(Front(encoder), channels=3, reach=5, border=0)
-        self.attention = copy.deepcopy(encoder.attention.conv)
-        scale, shift = affine_of(encoder.norm)
-        self.register_buffer("scale", scale)
+        self.plain = copy.deepcopy(encoder).eval()
+        scale, shift = affine_of(self.plain.norm)
+        weight, bias = kernel_of(Front(self.plain), channels=3, reach=NEAR, border=0)
+        front = nn.Conv2d(3, CHANNELS, 2 * NEAR + 1, padding=NEAR)
+        front.weight, front.bias = nn.Parameter(weight), nn.Parameter(bias)
+        attended = nn.Sequential(front, Repeated(self.plain.attention.conv), Scaled(scale))
+        self.rim = Rim(attended, channels=3, reach=FAR, border=RIM)
+        taps = [scale[..., 0] * weight[:, :, NEAR + y, NEAR + x] for y, x in TAPS]
+        self.register_buffer("near", torch.cat([*taps, scale[..., 0] * bias[:, None] + shift[..., 0]], dim=1))
+        self.register_buffer("mixing", mixing(self.plain.shallow))
+        self.register_buffer("scale", torch.where(scale == 0, 1, scale))
         self.register_buffer("shift", shift)
+        self.register_buffer("order", self._likely_first())
+        self.far = Wide(*(part[self.order] for part in kernel_of(attended, channels=3, reach=FAR, border=RIM)))
+
+    def _likely_first(self) -> Tensor:
+        """The channels, first those in which the attention is at work where the image is grey, whichever grey."""
+        greys = torch.linspace(0, 1, 17, dtype=self.near.dtype)[:, None, None, None].expand(-1, 1, 32, 32)
+        maps = three_maps(greys)
+        with torch.no_grad():
+            weight, gate = self._coarse(maps, self._near(F.pad(maps, (FAR,) * 4), 32, 32))
+        return (weight * gate > 0).any(0).flatten(1).any(1).int().argsort(descending=True, stable=True)
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 1, H, W) in [0, 1] to (N, 64, H, W)."""
+        if self.rim.covers(image):
+            small: Tensor = self.plain(image)
+            return small
         maps = three_maps(image)
-        deep = self.front(maps)
-        once = self.attention(deep)
-        twice = self.attention(once)
-        once += twice
-        once += self.attention(twice)
-        deep.addcmul_(enlarged(pooled(deep).relu_(), deep), once).mul_(self.scale).add_(self.shift)
-        features: Tensor = self.shallow(maps)
-        return features.addcmul_(enlarged(self.shallow(pooled(maps)).relu_(), image), deep)
+        strips, padded = self.rim(maps), F.pad(maps, (FAR,) * 4)
+        features = image.new_zeros(len(image), len(self.near), *image.shape[-2:])
+        rows, columns = lit(image)
+        around = slice(rows.start, rows.stop + 2 * FAR), slice(columns.start, columns.stop + 2 * FAR)
+        if rows.start < rows.stop:
+            self._fill(features[..., rows, columns], padded[(..., *around)], strips, (rows.start, columns.start))
+        return features
+
+    def _fill(self, features: Tensor, padded: Tensor, strips: Strips, corner: tuple[int, int]) -> None:
+        """Compute the features of a part of the image.
+
+        Args:
+            features: (N, 64, H, W), to be written to.
+            padded: The maps there and `FAR` pixels around, (N, 3, H + 2·FAR, W + 2·FAR).
+            strips: What C makes next to the border of the image.
+            corner: Row and column of the image where the part begins; even.
+        """
+        height, width = features.shape[-2:]
+        maps = padded[..., FAR:-FAR, FAR:-FAR]
+        deep = self._near(padded, height, width)
+        weight, gate = self._coarse(maps, deep)
+        chosen = self.order[: self._active(weight, gate)]
+        weight, strips = weight[:, chosen], strips.of(chosen)
+        for rows in bands(height):
+            coarse = slice(rows.start // 2, (rows.stop + 1) // 2)
+            here, result = deep[..., rows, :], features[..., rows, :]
+            attended = self.far(padded[..., rows.start : rows.stop + 2 * FAR, :], len(chosen))
+            strips.put(attended, corner[0] + rows.start, corner[1])
+            here.index_add_(1, chosen, by_blocks(Tensor.mul_, attended, weight[..., coarse, :]))
+            shallow = (self.mixing @ maps[..., rows, :].flatten(2)).view_as(result)
+            by_blocks(gated, result, gate[..., coarse, :], shallow, here)
+
+    def _active(self, weight: Tensor, gate: Tensor) -> int:
+        """How many of the ordered channels have a weight of C anywhere: of networks as trained, about half."""
+        if weight.device.type != "cpu":  # to ask would make the GPU wait
+            return len(self.order)
+        active = ((weight.amax((0, 2, 3)) > 0) & (gate.amax((0, 2, 3)) > 0))[self.order].nonzero()
+        return int(active.max()) + 1 if len(active) else 0
+
+    def _near(self, padded: Tensor, height: int, width: int) -> Tensor:
+        """The layers up to the first norm, and the scale and shift of the second: of padded maps, (N, 64, H, W)."""
+        deep = padded.new_empty(len(padded), len(self.near), height * width)
+        for rows in bands(height):
+            taps = padded.new_empty(len(padded), self.near.shape[1], rows.stop - rows.start, width)
+            taps[:, -1] = 1
+            for number, (y, x) in enumerate(TAPS):
+                top, left = rows.start + FAR + y, FAR + x
+                taps[:, 3 * number : 3 * number + 3] = padded[
+                    ..., top : top + rows.stop - rows.start, left : left + width
+                ]
+            torch.matmul(self.near, taps.flatten(2), out=deep[..., rows.start * width : rows.stop * width])
+        return deep.view(len(padded), -1, height, width)
+
+    def _coarse(self, maps: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights of what C makes, and of all of it: both constant on 2×2 pixels, (N, 64, ⌈H/2⌉, ⌈W/2⌉)."""
+        coarse = pooled(maps)
+        gate = torch.unflatten(self.mixing @ coarse.flatten(2), 2, coarse.shape[-2:])
+        return halved(deep).sub_(self.shift).div_(self.scale).relu_(), gate.relu_()
+
+
+class Wide(nn.Module):
+    """A convolution with many taps from few channels to many: by Fourier transform, or in bfloat16 as it stands.
+
+    Args:
+        weight: (C, channels, side, side).
+        bias: (C,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.reach = weight.shape[-1] // 2
+        self.spectrum = lru_cache(SIZES)(self._spectrum)
+
+    def forward(self, x: Tensor, count: int) -> Tensor:
+        """Of the padded input, (N, channels, H + 2·reach, W + 2·reach), the first channels, (N, count, H, W)."""
+        if x.dtype == torch.bfloat16:
+            return F.conv2d(x, self.weight[:count], self.bias[:count])
+        height, width = x.shape[-2] - 2 * self.reach, x.shape[-1] - 2 * self.reach
+        size = fast(height + 2 * self.reach, 16), fast(width + self.reach, 24)
+        # What wraps around from below is cut off; to the left of the first column are the zeros right of the last.
+        image = torch.fft.rfft2(x[..., self.reach :], s=size)[:, :, None]
+        weight = self.spectrum(size, x.device)[:, :count]
+        product = image[:, 0] * weight[0]
+        for channel in range(1, len(weight)):
+            product.addcmul_(image[:, channel], weight[channel])
+        product[..., 0, 0] += self.bias[:count] * (size[0] * size[1])
+        result: Tensor = torch.fft.irfft2(product, s=size)
+        return result[..., :height, :width]
+
+    def _spectrum(self, size: tuple[int, int], device: torch.device) -> Tensor:
+        """Of the weights, mirrored, such that the result starts at the first pixel: (channels, C, H, W // 2 + 1)."""
+        with torch.inference_mode():
+            weight = F.pad(self.weight.to(device), (0, size[1] - self.weight.shape[-1])).roll(-self.reach, -1)
+            spectrum: Tensor = torch.fft.rfft2(weight, s=size)
+            return spectrum.conj().transpose(0, 1).resolve_conj().contiguous()
 
 
 class Front(nn.Module):
@@ -75,15 +212,42 @@ class Front(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.shallow = mixing(encoder.shallow)
         self.encoder = encoder
+        self.register_buffer("mixing", mixing(encoder.shallow))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, 64, H, W)."""
-        x = self.shallow(maps)
+        x = torch.einsum("cm,nmhw->nchw", self.get_buffer("mixing"), maps)
         deep: Tensor = torch.cat([conv(x) for conv in self.encoder.dilated], dim=1)
         deep = self.encoder.norm(self.encoder.reduce(deep))
         return deep
+
+
+class Repeated(nn.Module):
+    """A convolution applied once, twice and three times, summed."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        once = self.conv(x)
+        twice = self.conv(once)
+        result: Tensor = once + twice + self.conv(twice)
+        return result
+
+
+class Scaled(nn.Module):
+    """A factor for each channel."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return x * self.get_buffer("scale")
 
 
 def three_maps(image: Tensor) -> Tensor:
@@ -92,7 +256,67 @@ def three_maps(image: Tensor) -> Tensor:
     return torch.cat([image, coarse * image, coarse], dim=1)
 
 
-def mixing(shallow: nn.Conv2d) -> Pointwise:
-    """From the three maps to the channels x + p·(w_c·x + b_c) of a shallow layer."""
+def halved(x: Tensor) -> Tensor:
+    """As `pooled`: where the sides are even, by two additions, which a CPU does several times faster."""
+    if x.shape[-2] % 2 or x.shape[-1] % 2:
+        return pooled(x)
+    rows = x[..., ::2, :] + x[..., 1::2, :]
+    return (rows[..., ::2] + rows[..., 1::2]).mul_(0.25)
+
+
+def mixing(shallow: nn.Conv2d) -> Tensor:
+    """From the three maps to the channels x + p·(w_c·x + b_c) of a shallow layer, (64, 3)."""
     assert shallow.bias is not None
-    return Pointwise(torch.stack([torch.ones_like(shallow.bias), shallow.weight.flatten(), shallow.bias], dim=1))
+    bias = shallow.bias.detach()
+    return torch.stack([torch.ones_like(bias), shallow.weight.detach().flatten(), bias], dim=1)
+
+
+def gated(result: Tensor, gate: Tensor, shallow: Tensor, deep: Tensor) -> Tensor:
+    """The shallow features and, as far as the gate is open, the deep ones, written to the result."""
+    return torch.addcmul(shallow, gate, deep, out=result)
+
+
+def by_blocks(operation: Callable[..., Tensor], x: Tensor, coarse: Tensor, *others: Tensor) -> Tensor:
+    """An operation in place on x, with values that are constant on 2×2 pixels and whatever else it takes.
+
+    They are repeated along the rows only; along the columns each row of them serves two of x.
+
+    Args:
+        operation: Called with x, the constant values and the others, all of one size.
+        x: (N, C, H, W), changed in place and returned.
+        coarse: (N, C, ⌈H/2⌉, ⌈W/2⌉).
+        others: (N, C, H, W) each.
+    """
+    height, width = x.shape[-2:]
+    columns = F.interpolate(coarse, size=(coarse.shape[-2], 2 * coarse.shape[-1]), mode="nearest")[..., :width]
+    even = height // 2 * 2
+    if even:
+        pairs = [torch.unflatten(one[..., :even, :], -2, (-1, 2)) for one in (x, *others)]
+        operation(pairs[0], columns[..., : even // 2, None, :], *pairs[1:])
+    if even < height:
+        operation(x[..., even:, :], columns[..., -1:, :], *(one[..., even:, :] for one in others))
+    return x
+
+
+def bands(height: int) -> list[slice]:
+    """Rows from 0 to a height in parts as equal as they can be, each but the last of an even number."""
+    count = -(-height // BAND)
+    rows = 2 * -(-height // (2 * count))
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def fast(length: int, step: int) -> int:
+    """A length that is fast to transform, not below this one: of the multiples of a step, so that few serve all."""
+    return step * int(scipy.fft.next_fast_len(-(-length // step)))
+
+
+def lit(image: Tensor) -> Part:
+    """Rows and columns of what is not black in any image, (N, 1, H, W); they begin at even ones."""
+    if image.device.type != "cpu":
+        return slice(0, image.shape[-2]), slice(0, image.shape[-1])
+    shown = (image != 0).any(0)[0]
+    spans = []
+    for found, size in ((line.nonzero(), len(line)) for line in (shown.any(1), shown.any(0))):
+        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, -1)
+        spans.append(slice(first // 2 * 2, min((last + 2) // 2 * 2, size)))
+    return spans[0], spans[1]
