@@ -47,6 +47,8 @@ SEARCH_MM = (4.0, 40.0)
 SHARES = (0.6, 0.3, 0.15)
 #: Points at which the two are compared at each of these.
 POINTS = (8_000, 30_000, 60_000)
+#: These levels, coarse to fine.
+COARSE, MIDDLE, FINE = range(3)
 #: With fewer voxels there is nothing but chance.
 FEWEST_VOXELS = 1_000
 #: All poses of the search are refined a little, at few points; the best of them in earnest.
@@ -114,12 +116,12 @@ def register(
     found, rival = _global(pair, threads, steps.tick)
     found, agreement = _rigid(pair, found, steps.tick)
     if kind == "affine":
-        found = pair.refined(pair.refined(found, Affine, -2), Affine, -1)
+        found = pair.refined(pair.refined(found, Affine, MIDDLE), Affine, FINE)
     transform: Transform | Warp = pair.oriented(found)
     folded = None
     if kind == "deformable":
-        images = comparable(fixed), comparable(moving)
-        transform = deform(*images, pair.oriented(found), lambda *_: steps.tick())
+        images = pair.images[::-1] if pair.swapped else pair.images
+        transform = deform(images[0], images[1], pair.oriented(found), lambda *_: steps.tick())
         folded = folding(transform, fixed.grid)
     steps.finish()
     evidence = _evidence(pair, found, agreement, rival)
@@ -163,9 +165,10 @@ class _Pair:
             comparable(volume, root=True) if volume.modality.is_functional else image
             for volume, image in zip(self.volumes, self.images, strict=True)
         )
-        self.search_mm = self._search_mm()
         self.center = self.volumes[0].grid.center_mm
-        self.radius_mm = float(np.linalg.norm(self.volumes[0].grid.extent_mm)) / 4
+        self.diagonal_mm = float(np.linalg.norm(self.volumes[0].grid.extent_mm))
+        self.radius_mm = self.diagonal_mm / 4
+        self.search_mm = self._search_mm()
 
     @cached_property
     def rotations(self) -> list[Floats]:
@@ -176,10 +179,9 @@ class _Pair:
     def _search_mm(self) -> float:
         """Voxel size of the search: fine enough for the small volume, coarse enough for the body in the large one."""
         small, large = (np.array(volume.grid.extent_mm) for volume in self.volumes)
-        side = float(np.linalg.norm(small))
-        body = trimmed(cubic(self.roots[1], float(np.prod(large) / SEARCH_ROOM) ** (1 / 3)), MARGIN * side)
+        body = trimmed(cubic(self.roots[1], float(np.prod(large) / SEARCH_ROOM) ** (1 / 3)), MARGIN * self.diagonal_mm)
         fine = float(np.prod(small) / SEARCH_VOXELS) ** (1 / 3)
-        coarse = float(np.prod(np.array(body.grid.extent_mm) + side) / SEARCH_ROOM) ** (1 / 3)
+        coarse = float(np.prod(np.array(body.grid.extent_mm) + self.diagonal_mm) / SEARCH_ROOM) ** (1 / 3)
         return float(np.clip(max(fine, coarse), *SEARCH_MM))
 
     @cached_property
@@ -193,7 +195,7 @@ class _Pair:
     def search(self) -> tuple[Level, Level]:
         """For the search: cubic voxels, uptake by its root."""
         small, large = (cubic(image, self.search_mm) for image in self.roots)
-        return small, trimmed(large, MARGIN * 4 * self.radius_mm)
+        return small, trimmed(large, MARGIN * self.diagonal_mm)
 
     @cached_property
     def measures(self) -> list[Information]:
@@ -203,7 +205,7 @@ class _Pair:
     @cached_property
     def rooted(self) -> tuple[Level, Level]:
         """Small and large at the coarsest level, uptake by its root."""
-        small, large = (levels(image, (SHARES[0] * self.search_mm,))[0] for image in self.roots)
+        small, large = (levels(image, (SHARES[COARSE] * self.search_mm,))[0] for image in self.roots)
         return small, large
 
     @cached_property
@@ -228,9 +230,8 @@ def _global(pair: _Pair, threads: int, tick: Callable[[], None]) -> tuple[Floats
     """The best pose (4, 4) from small to large, and the best rival's score as a share of its own."""
     starts = [np.eye(4), *(pose.matrix for pose in candidates(*pair.search, pair.rotations, threads, tick))]
     glances = _climbed(pair, starts, GLANCE_POINTS, GLANCE_ITERATIONS, threads, tick)
-    poses = _apart(
-        pair, _climbed(pair, [pose.matrix for pose in _apart(pair, glances)[:REFINED]], POINTS[0], 40, threads, tick)
-    )
+    starts = [pose.matrix for pose in _apart(pair, glances)[:REFINED]]
+    poses = _apart(pair, _climbed(pair, starts, POINTS[COARSE], 40, threads, tick))
     best = max(poses, key=lambda pose: pose.score * (TURNED if pose.is_turned else 1))
     if best.score <= 0:
         raise RegistrationError(
@@ -259,20 +260,19 @@ def _apart(pair: _Pair, poses: Sequence[Candidate]) -> list[Candidate]:
     """Of poses, best first, those that are no neighbours of a better one."""
     kept: list[Candidate] = []
     for pose in poses:
-        if all(pair.distance_mm(pose.matrix, other.matrix) > APART * 4 * pair.radius_mm for other in kept):
+        if all(pair.distance_mm(pose.matrix, other.matrix) > APART * pair.diagonal_mm for other in kept):
             kept.append(pose)
     return kept
 
 
 def _rigid(pair: _Pair, start: Floats, tick: Callable[[], None]) -> tuple[Floats, dict[str, float]]:
     """The pose refined at every level, and how far independent runs end from it, by their names, mm over the body."""
-    coarse, middle, fine = range(len(SHARES))
-    found = pair.refined(pair.refined(start, Rigid, coarse), Rigid, middle)
+    found = pair.refined(pair.refined(start, Rigid, COARSE), Rigid, MIDDLE)
     others = _others(pair, found, tick)
     halves = [refined(half, Rigid(found, pair.center, pair.radius_mm), 30)[1] for half in _halves(pair)]
     # Whoever found something better is followed.
-    best = max([found, *others.values(), *halves], key=lambda matrix: pair.measures[middle](matrix)[0])
-    found = pair.refined(pair.refined(best, Rigid, middle), Rigid, fine)
+    best = max([found, *others.values(), *halves], key=lambda matrix: pair.measures[MIDDLE](matrix)[0])
+    found = pair.refined(pair.refined(best, Rigid, MIDDLE), Rigid, FINE)
     tick()
     agreement = {name: pair.distance_mm(matrix, found) for name, matrix in others.items()}
     spread = np.sqrt(np.mean([pair.distance_mm(matrix, found) ** 2 for matrix in halves]))
@@ -282,11 +282,11 @@ def _rigid(pair: _Pair, start: Floats, tick: Callable[[], None]) -> tuple[Floats
 def _others(pair: _Pair, found: Floats, tick: Callable[[], None]) -> dict[str, Floats]:
     """Where independent runs end, all from another start."""
     away = _nudged(pair, found)
-    small, large = pair.levels[1]
-    ends = {"start": pair.refined(pair.refined(away, Rigid, 0), Rigid, 1)}
+    small, large = pair.levels[MIDDLE]
+    ends = {"start": pair.refined(pair.refined(away, Rigid, COARSE), Rigid, MIDDLE)}
     tick()
     room = float(np.prod(large.grid.extent_mm) / np.prod(small.grid.extent_mm))
-    backward = Information(large, small, int(POINTS[1] * min(room, 20)))
+    backward = Information(large, small, int(POINTS[MIDDLE] * min(room, 20)))
     inverse = _inverted(found)
     near = backward.part(small.grid.contains(Transform(inverse).apply(backward.points_mm)))
     # Not so far that a thin volume would leave the points drawn where it lies.
@@ -297,7 +297,7 @@ def _others(pair: _Pair, found: Floats, tick: Callable[[], None]) -> dict[str, F
     ends["inverse"] = _inverted(refined(near, model)[1])
     tick()
     ends["engine"] = away
-    for level in pair.levels[:2]:
+    for level in pair.levels[:FINE]:
         ends["engine"] = second_opinion(*level, ends["engine"], pair.center)
     tick()
     return ends
@@ -320,7 +320,7 @@ def _nudged(pair: _Pair, found: Floats, share: float = 1.0) -> Floats:
 
 def _halves(pair: _Pair) -> Iterator[Information]:
     """The measure over both halves of the small volume, along each of its axes."""
-    measure = pair.measures[1]
+    measure = pair.measures[MIDDLE]
     offset = (measure.points_mm - pair.center) @ pair.volumes[0].grid.direction
     for axis in range(3):
         yield measure.part(offset[:, axis] < 0)
@@ -328,7 +328,7 @@ def _halves(pair: _Pair) -> Iterator[Information]:
 
 
 def _evidence(pair: _Pair, found: Floats, agreement: Mapping[str, float], rival: float) -> Evidence:
-    measure = pair.measures[1]
+    measure = pair.measures[MIDDLE]
     header = np.eye(4)
     transform = pair.oriented(found)
     stretched = np.abs(np.linalg.svd(transform.moving_from_fixed[:3, :3], compute_uv=False) - 1).max()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import numpy as np
 import scipy
@@ -10,28 +10,18 @@ import scipy
 from medfuse.align.engine.information import Floats, Information
 
 
-class Model(Protocol):
-    """A kind of transform near a start: its parameters, each about as far as it moves the far parts, in mm."""
+class Model(ABC):
+    """A kind of transform near a start: its parameters, each about as far as it moves the far parts, in mm.
 
-    size: int
-
-    def matrix(self, parameters: Floats) -> Floats:
-        """The transform (4, 4)."""
-
-    def slope(self, parameters: Floats, by_matrix: Floats, /) -> Floats:
-        """A slope by the matrix' (3, 4) entries as one by the parameters."""
-
-
-class Rigid:
-    """Rotation vector about a centre, and shift, after a start.
+    The last three are a shift; the others change the linear part about a centre.
 
     Args:
-        start: (4, 4), rigid.
+        start: (4, 4).
         center: LPS mm in the fixed world.
         radius_mm: How far from the centre the volume reaches.
     """
 
-    size = 6
+    size: int
 
     def __init__(self, start: Floats, center: Floats, radius_mm: float) -> None:
         self.start, self.radius_mm = start, radius_mm
@@ -40,11 +30,25 @@ class Rigid:
     def matrix(self, parameters: Floats) -> Floats:
         """The transform (4, 4)."""
         matrix = np.eye(4)
-        matrix[:3, :3] = scipy.spatial.transform.Rotation.from_rotvec(parameters[:3] / self.radius_mm).as_matrix()
-        matrix[:3, 3] = self.pivot + parameters[3:] - matrix[:3, :3] @ self.pivot
+        matrix[:3, :3] = self._linear(parameters[:-3])
+        matrix[:3, 3] = self.pivot + parameters[-3:] - matrix[:3, :3] @ self.pivot
         return np.asarray(matrix @ self.start, dtype=np.float64)
 
-    def slope(self, parameters: Floats, by_matrix: Floats, /) -> Floats:
+    @abstractmethod
+    def slope(self, parameters: Floats, by_matrix: Floats) -> Floats:
+        """A slope by the matrix' (3, 4) entries as one by the parameters."""
+
+    @abstractmethod
+    def _linear(self, parameters: Floats) -> Floats:
+        """The linear part (3, 3) after the start's."""
+
+
+class Rigid(Model):
+    """Rotation vector, and shift; the start is rigid."""
+
+    size = 6
+
+    def slope(self, parameters: Floats, by_matrix: Floats) -> Floats:
         """A slope by the matrix' (3, 4) entries as one by the parameters."""
         turned = self.matrix(parameters)
         turned[:3, 3] -= self.pivot + parameters[3:]
@@ -54,28 +58,24 @@ class Rigid:
         vector = parameters[:3] / self.radius_mm
         return np.concatenate([_left_jacobian(vector).T @ by_turn / self.radius_mm, by_matrix[:, 3]])
 
+    def _linear(self, parameters: Floats) -> Floats:
+        turn: Floats = scipy.spatial.transform.Rotation.from_rotvec(parameters / self.radius_mm).as_matrix()
+        return turn
 
-class Affine:
-    """Any linear transform about a centre, after a start; arguments as for `Rigid`."""
+
+class Affine(Model):
+    """Any change of the linear part, and shift."""
 
     size = 12
 
-    def __init__(self, start: Floats, center: Floats, radius_mm: float) -> None:
-        self.start, self.radius_mm = start, radius_mm
-        self.pivot = start[:3, :3] @ center + start[:3, 3]
-
-    def matrix(self, parameters: Floats) -> Floats:
-        """The transform (4, 4)."""
-        matrix = np.eye(4)
-        matrix[:3, :3] += parameters[:9].reshape(3, 3) / self.radius_mm
-        matrix[:3, 3] = self.pivot + parameters[9:] - matrix[:3, :3] @ self.pivot
-        return np.asarray(matrix @ self.start, dtype=np.float64)
-
-    def slope(self, _parameters: Floats, by_matrix: Floats, /) -> Floats:
+    def slope(self, _parameters: Floats, by_matrix: Floats) -> Floats:
         """A slope by the matrix' (3, 4) entries as one by the parameters."""
         about = self.start.copy()
         about[:3, 3] -= self.pivot
         return np.concatenate([(by_matrix @ about[:3].T).ravel() / self.radius_mm, by_matrix[:, 3]])
+
+    def _linear(self, parameters: Floats) -> Floats:
+        return np.eye(3) + parameters.reshape(3, 3) / self.radius_mm
 
 
 def refined(measure: Information, model: Model, iterations: int = 60) -> tuple[float, Floats]:
