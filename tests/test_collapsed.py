@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from medfuse.fusion.networks.collapsed import Collapsed, Pointwise, affine_of, bordered
+from medfuse.fusion.networks.collapsed import Collapsed, Pointwise, Rim, affine_of, bordered
 
-SIZES = [(1, 1), (1, 7), (4, 2), (5, 6), (9, 9), (12, 31)]
+SIZES = [(1, 1), (1, 7), (4, 2), (5, 6), (9, 9), (12, 31), (14, 14), (15, 40), (33, 16)]
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -51,9 +51,34 @@ def test_a_border_too_narrow_is_seen() -> None:
     assert wrong[..., 3:-3, 3:-3].abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("out", [1, 7])
+@pytest.mark.parametrize("lit", [(8, 8), (0, 8), (8, 0), (3, 20), (20, 3)])
+def test_black_sides_and_corners_are_not_computed_and_right(out: int, lit: tuple[int, int]) -> None:
+    plain = layers(out)
+    x = torch.zeros(2, 3, 26, 30, dtype=torch.float64)
+    x[..., lit[0] : lit[0] + 5, lit[1] : lit[1] + 5] = torch.randn(5, 5)
+    with torch.inference_mode():
+        expected = plain.double().eval()(x)
+        found = Collapsed(plain, channels=3, reach=4, border=3)(x)
+    assert (found - expected).abs().max() < 1e-13 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (1, 2), (11, 5), (15, 14)])
+def test_a_part_of_the_picture_gets_its_part_of_the_border(corner: tuple[int, int]) -> None:
+    plain, (top, left) = layers(7).double(), corner
+    x = torch.randn(1, 3, 25, 24, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = plain.eval()(x)
+        inner = expected.clone()
+        inner[..., :3, :], inner[..., -3:, :], inner[..., :3], inner[..., -3:] = 0, 0, 0, 0
+        strips = Rim(plain, channels=3, reach=4, border=3)(x)
+        found = strips.put(inner[..., top : top + 10, left : left + 10].clone(), top, left)
+    torch.testing.assert_close(found, expected[..., top : top + 10, left : left + 10])
+
+
 def test_layers_are_copied() -> None:
     plain = layers(7)
-    collapsed, x = Collapsed(plain, channels=3, reach=4, border=3), torch.randn(1, 3, 9, 9)
+    collapsed, x = Collapsed(plain, channels=3, reach=4, border=3), torch.randn(1, 3, 20, 20)
     with torch.no_grad():
         before = collapsed(x)
         plain[0].weight.zero_()
