@@ -55,6 +55,8 @@ def main() -> None:
     # Libraries may quote a header in their warnings, and a header names a patient.
     warnings.simplefilter("ignore")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    # Linux hands out memory for large tensors in few large pages: PyTorch asks for them on this word.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # What was begun is cleared away on the way out, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+#: Rows computed at a time, at most: memory stays small, and transforms fast. Even, for what is pooled.
+BAND = 128
+
 
 class Collapsed(nn.Module):
     """Affine layers as one convolution.
@@ -51,13 +54,14 @@ class Collapsed(nn.Module):
 
     def _scattered(self, x: Tensor) -> Tensor:
         """The convolution to one channel, as a matrix product whose results are added up in their places."""
-        height, width = x.shape[-2:]
-        side = 2 * self.reach + 1
-        spread = torch.unflatten(self.weight @ x.flatten(2), 2, (height, width))
+        (height, width), side = x.shape[-2:], 2 * self.reach + 1
         result = self.bias.expand(len(x), height + side - 1, width + side - 1).clone()
-        for tap in range(side * side):
-            top, left = divmod(tap, side)
-            result[:, top : top + height, left : left + width] += spread[:, tap]
+        for first in range(0, height, BAND):
+            rows = x[..., first : first + BAND, :]
+            spread = torch.unflatten(self.weight @ rows.flatten(2), 2, rows.shape[-2:])
+            for tap in range(side * side):
+                top, left = first + tap // side, tap % side
+                result[:, top : top + rows.shape[-2], left : left + width] += spread[:, tap]
         return result[:, None, self.reach : self.reach + height, self.reach : self.reach + width]
 
 

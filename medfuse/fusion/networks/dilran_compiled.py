@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfuse.fusion.networks.autoencoder import AutoEncoder, Part
-from medfuse.fusion.networks.collapsed import Collapsed, Rim, Strips, affine_of, kernel_of
+from medfuse.fusion.networks.collapsed import BAND, Collapsed, Rim, Strips, affine_of, kernel_of
 from medfuse.fusion.networks.dilran import Dilran, Encoder
 from medfuse.fusion.networks.pooling import CHANNELS, enlarged, pooled
 
@@ -33,8 +33,6 @@ NEAR, FAR = 5, 8
 RIM = FAR - NEAR
 #: Where the dilated convolutions look, (row, column).
 TAPS = sorted({(d * y, d * x) for d in (1, 3, 5) for y in (-1, 0, 1) for x in (-1, 0, 1)})
-#: Rows computed at a time, at most: memory stays small, and the transforms fast. Even, for the pooling.
-BAND = 128
 #: Sizes whose transformed weights are kept.
 SIZES = 4
 
@@ -96,7 +94,7 @@ class CompiledEncoder(nn.Module):
         greys = torch.linspace(0, 1, 17, dtype=self.near.dtype)[:, None, None, None].expand(-1, 1, 32, 32)
         maps = three_maps(greys)
         with torch.no_grad():
-            weight, gate = self._coarse(maps, self._near(F.pad(maps, (FAR,) * 4), 32, 32))
+            weight, gate = self._coarse(maps, self._near(F.pad(maps, (FAR,) * 4)))
         return (weight * gate > 0).any(0).flatten(1).any(1).int().argsort(descending=True, stable=True)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -106,8 +104,10 @@ class CompiledEncoder(nn.Module):
             return small
         maps = three_maps(image)
         strips, padded = self.rim(maps), F.pad(maps, (FAR,) * 4)
-        features = image.new_zeros(len(image), len(self.near), *image.shape[-2:])
         rows, columns = lit(image)
+        size = len(image), len(self.near), *image.shape[-2:]
+        whole = (rows.stop - rows.start, columns.stop - columns.start) == image.shape[-2:]
+        features = image.new_empty(size) if whole else image.new_zeros(size)
         around = slice(rows.start, rows.stop + 2 * FAR), slice(columns.start, columns.stop + 2 * FAR)
         if rows.start < rows.stop:
             self._fill(features[..., rows, columns], padded[(..., *around)], strips, (rows.start, columns.start))
@@ -122,20 +122,17 @@ class CompiledEncoder(nn.Module):
             strips: What C makes next to the border of the image.
             corner: Row and column of the image where the part begins; even.
         """
-        height, width = features.shape[-2:]
-        maps = padded[..., FAR:-FAR, FAR:-FAR]
-        deep = self._near(padded, height, width)
-        weight, gate = self._coarse(maps, deep)
-        chosen = self.order[: self._active(weight, gate)]
-        weight, strips = weight[:, chosen], strips.of(chosen)
-        for rows in bands(height):
-            coarse = slice(rows.start // 2, (rows.stop + 1) // 2)
-            here, result = deep[..., rows, :], features[..., rows, :]
-            attended = self.far(padded[..., rows.start : rows.stop + 2 * FAR, :], len(chosen))
-            strips.put(attended, corner[0] + rows.start, corner[1])
-            here.index_add_(1, chosen, by_blocks(Tensor.mul_, attended, weight[..., coarse, :]))
-            shallow = (self.mixing @ maps[..., rows, :].flatten(2)).view_as(result)
-            by_blocks(gated, result, gate[..., coarse, :], shallow, here)
+        for rows in bands(features.shape[-2]):
+            around = padded[..., rows.start : rows.stop + 2 * FAR, :]
+            maps = around[..., FAR:-FAR, FAR:-FAR]
+            deep = self._near(around)
+            weight, gate = self._coarse(maps, deep)
+            chosen = self.order[: self._active(weight, gate)]
+            attended = self.far(around, len(chosen))
+            strips.of(chosen).put(attended, corner[0] + rows.start, corner[1])
+            deep.index_add_(1, chosen, by_blocks(Tensor.mul_, attended, weight[:, chosen]))
+            shallow = (self.mixing @ maps.flatten(2)).view_as(deep)
+            by_blocks(gated, features[..., rows, :], gate, shallow, deep)
 
     def _active(self, weight: Tensor, gate: Tensor) -> int:
         """How many of the ordered channels have a weight of C anywhere: of networks as trained, about half."""
@@ -144,19 +141,15 @@ class CompiledEncoder(nn.Module):
         active = ((weight.amax((0, 2, 3)) > 0) & (gate.amax((0, 2, 3)) > 0))[self.order].nonzero()
         return int(active.max()) + 1 if len(active) else 0
 
-    def _near(self, padded: Tensor, height: int, width: int) -> Tensor:
+    def _near(self, padded: Tensor) -> Tensor:
         """The layers up to the first norm, and the scale and shift of the second: of padded maps, (N, 64, H, W)."""
-        deep = padded.new_empty(len(padded), len(self.near), height * width)
-        for rows in bands(height):
-            taps = padded.new_empty(len(padded), self.near.shape[1], rows.stop - rows.start, width)
-            taps[:, -1] = 1
-            for number, (y, x) in enumerate(TAPS):
-                top, left = rows.start + FAR + y, FAR + x
-                taps[:, 3 * number : 3 * number + 3] = padded[
-                    ..., top : top + rows.stop - rows.start, left : left + width
-                ]
-            torch.matmul(self.near, taps.flatten(2), out=deep[..., rows.start * width : rows.stop * width])
-        return deep.view(len(padded), -1, height, width)
+        height, width = padded.shape[-2] - 2 * FAR, padded.shape[-1] - 2 * FAR
+        taps = padded.new_empty(len(padded), self.near.shape[1], height, width)
+        taps[:, -1] = 1
+        for number, (y, x) in enumerate(TAPS):
+            top, left = FAR + y, FAR + x
+            taps[:, 3 * number : 3 * number + 3] = padded[..., top : top + height, left : left + width]
+        return torch.unflatten(self.near @ taps.flatten(2), 2, (height, width))
 
     def _coarse(self, maps: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
         """The weights of what C makes, and of all of it: both constant on 2×2 pixels, (N, 64, ⌈H/2⌉, ⌈W/2⌉)."""
