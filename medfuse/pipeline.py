@@ -46,6 +46,8 @@ def fuse(
     engine: Engine | None = None,
     any_patient: bool = False,
     threads: int | None = None,
+    precision: str = "float32",
+    memory_mib: int | None = None,
     progress: Progress | None = None,
 ) -> Volume:
     """Fuse two scans of one patient.
@@ -66,9 +68,11 @@ def fuse(
         structural_window: Window of the structural volume; default soft tissue for CT, percentiles for MR.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         weights: Weights in place of the shipped ones.
-        engine: A warm engine; then method, strategy, device and weights are not looked at.
+        engine: A warm engine; then method, strategy, device, weights, precision and memory_mib are not looked at.
         any_patient: Do not ask whether both scans are of one patient.
-        threads: Threads of the registration; None for as many as there are cores.
+        threads: Threads of the registration and of the engine; None for as many as there are cores.
+        precision: As for `medfuse.Engine`.
+        memory_mib: As for `medfuse.Engine`.
         progress: Called as the work goes on.
 
     Returns:
@@ -89,7 +93,9 @@ def fuse(
         )
     if engine is None:
         with stage("start-up"):
-            engine = Engine(method, strategy, device, weights)
+            engine = Engine(
+                method, strategy, device, weights, threads=threads, precision=precision, memory_mib=memory_mib
+            )
     target = _target(structural, functional, grid)
     if not isinstance(transform, Alignment):
         transform = align(
@@ -116,6 +122,7 @@ def fuse(
                     "method": engine.method.name,
                     "strategy": engine.method.strategy,
                     "weights_sha256": engine.method.weights_sha256,
+                    "precision": engine.method.precision,
                     "grid": grid if isinstance(grid, str | float | int) else "given",
                     "structural": _described(structural, str(shown_structural.window), None),
                     "functional": _described(functional, str(shown_functional.window), shown_functional.palette),

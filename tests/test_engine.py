@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,15 @@ from safetensors.torch import save_file
 from medfuse.color import Window
 from medfuse.errors import WeightsError
 from medfuse.fusion import READY, Display, Engine, choose_device, display_of
+from medfuse.fusion.flight import Lane
+from medfuse.fusion.methods import METHODS, RULES
+from medfuse.fusion.networks import NETWORKS
+from medfuse.fusion.settings import Setting
+from medfuse.fusion.strategies import STRATEGIES
+from medfuse.fusion.weights import read_weights
 from medfuse.grid import Grid
+from medfuse.pipeline import fuse
+from medfuse.stages import profiled
 from medfuse.volume import Modality, Pair, Source, Unit, Volume
 
 AS_IT_IS = Display(None, None)
@@ -164,6 +176,211 @@ def test_progress_is_told(device: str) -> None:
     assert calls[-1] == (5, 5)
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
     assert device != "cpu" or len(calls) == 5
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    found = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(found)
+
+
+@pytest.mark.usefixtures("torch_threads")
+@pytest.mark.parametrize("method", ["dilran", "msrpan", "average"])
+def test_the_number_of_threads_changes_no_bit(method: str) -> None:
+    pair = Pair(grey(random((7, 40, 34), 1)), grey(random((7, 40, 34), 2), Modality.PT))
+    shown = UNIT_WINDOW, Display(Window(0, 1), "HOT_IRON")
+    one, three = (Engine(method, device="cpu", threads=threads).fuse(pair, *shown).array for threads in (1, 3))
+    assert one.std() > 0
+    np.testing.assert_array_equal(three, one)
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_torch_has_one_thread_in_each_worker_and_its_own_for_a_single_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gets back what it had."""
+    seen = []
+
+    def watched(structural: torch.Tensor, functional: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return torch.maximum(structural, functional)
+
+    monkeypatch.setitem(RULES, "maximum", watched)
+    engine = Engine("maximum", device="cpu", threads=3)
+    for count, expected in ((5, [1] * 5), (1, [2]), (3, [1] * 3)):
+        seen.clear()
+        engine.fuse_planes(random((count, 6, 7), 1), random((count, 6, 7), 2))
+        assert seen == expected
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(torch.get_num_threads).result() == 2
+
+
+def test_settings_are_put_back_by_the_last_that_holds_them() -> None:
+    kept = ["found"]
+    setting = Setting(lambda: kept[-1], kept.append)
+    first, second = setting.at("one"), setting.at("one")
+    first.__enter__()
+    second.__enter__()
+    assert setting.usual() == "found"
+    with ThreadPoolExecutor(1) as other:
+
+        def wait() -> str:
+            with setting.at("another"):
+                return kept[-1]
+
+        waiting = other.submit(wait)
+        first.__exit__(None, None, None)
+        time.sleep(0.02)
+        assert not waiting.done()
+        assert kept == ["found", "one"]
+        second.__exit__(None, None, None)
+        assert waiting.result() == "another"
+    assert kept == ["found", "one", "found", "another", "found"]
+
+
+def test_no_more_slices_are_in_flight_than_threads_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    running: set[int] = set()
+    most = []
+
+    def watched(structural: torch.Tensor, functional: torch.Tensor) -> torch.Tensor:
+        running.add(threading.get_ident())
+        time.sleep(0.01)
+        most.append(len(running))
+        running.remove(threading.get_ident())
+        return torch.maximum(structural, functional)
+
+    monkeypatch.setitem(RULES, "maximum", watched)
+    planes = random((9, 32, 32), 1), random((9, 32, 32), 2)
+    for arguments, expected in (({"threads": 3}, 3), ({"threads": 1}, 1), ({"threads": 3, "memory_mib": 6}, 2)):
+        most.clear()
+        fused = Engine("maximum", device="cpu", **arguments).fuse_planes(*planes)
+        np.testing.assert_array_equal(fused, np.maximum(*planes))
+        assert len(most) == 9
+        assert max(most) == expected
+
+
+def test_a_failure_in_a_worker_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(structural: torch.Tensor, functional: torch.Tensor) -> torch.Tensor:
+        raise MemoryError("no more")
+
+    monkeypatch.setitem(RULES, "maximum", broken)
+    engine = Engine("maximum", device="cpu", threads=2)
+    for _ in range(2):  # lanes are given back
+        with pytest.raises(MemoryError, match="no more"):
+            engine.fuse_planes(random((9, 6, 7), 1), random((9, 6, 7), 2))
+
+
+def test_no_slices_are_none() -> None:
+    assert Engine("average", device="cpu").fuse_planes(np.zeros((0, 4, 5)), np.zeros((0, 4, 5))).shape == (0, 4, 5)
+
+
+def test_too_little_memory_for_a_slice_is_refused(device: str) -> None:
+    with pytest.raises(ValueError, match="expected at least 10 MiB of memory for slices of 64 × 64, got 9"):
+        Engine("average", device=device, memory_mib=9).fuse_planes(random((2, 64, 64), 1), random((2, 64, 64), 2))
+
+
+@pytest.mark.parametrize("word", ["threads", "memory_mib"])
+def test_numbers_below_one_are_refused(word: str) -> None:
+    with pytest.raises(ValueError, match=r"expected at least one (thread|MiB of memory), got 0"):
+        Engine("average", device="cpu", **{word: 0})
+
+
+def body(seed: int, size: tuple[int, int] = (96, 80)) -> np.ndarray:
+    """An ellipse with texture and noise, black around."""
+    row, column = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j]
+    waves = np.sin((9 + seed) * row * column) + np.cos((7 + 3 * seed) * column)
+    texture = 0.5 + 0.2 * waves + 0.05 * np.random.default_rng(seed).normal(size=size)
+    return (np.clip(texture, 0, 1) * (row**2 + 1.4 * column**2 < 0.8))[None].astype(np.float32)
+
+
+@pytest.mark.parametrize(("method", "most"), [("dilran", 0.01), ("eh-dran", 0.01), ("msrpan", 0.01), ("msdra", 0.12)])
+def test_bfloat16_errs_by_what_is_stated(method: str, most: float, device: str) -> None:
+    """Against the plain network in float64."""
+    network = NETWORKS[method]()
+    read_weights(network, method)
+    network.eval().double()
+    for planes in ((body(1), body(2)), (random((1, 48, 40), 1), random((1, 48, 40), 2))):
+        merge = STRATEGIES[METHODS[method].strategies[0]]
+        with torch.inference_mode():
+            features = [network.encode(torch.from_numpy(plane)[:, None].double()) for plane in planes]
+            exact = network.decode(merge(*features)).clamp(0, 1)[:, 0].numpy()
+        error = np.abs(Engine(method, device=device, precision="bfloat16").fuse_planes(*planes) - exact)
+        assert error.max() < most
+        assert error.mean() < 0.003
+        assert error.max() > 1e-4  # it is bfloat16 that was asked for
+        assert np.abs(Engine(method, device=device).fuse_planes(*planes) - exact).max() < 1e-5
+
+
+def test_float32_is_exact_whatever_the_switches_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And they stay as they were found."""
+    seen = []
+
+    def watched(structural: torch.Tensor, functional: torch.Tensor) -> torch.Tensor:
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return torch.maximum(structural, functional)
+
+    monkeypatch.setitem(RULES, "maximum", watched)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    try:
+        torch.set_float32_matmul_precision("high")
+        Engine("maximum", device="cpu").fuse_planes(random((1, 6, 7), 1), random((1, 6, 7), 2))
+        assert seen == [("highest", False)]
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("dilran", "float16"), "expected a precision of float32, tf32, bfloat16, got 'float16'"),
+        (("dilran", "tf32"), "expected a CUDA device for a precision of tf32, got cpu"),
+        (("average", "bfloat16"), "expected a precision of float32 for average, got 'bfloat16'"),
+        (("shearlet-cnn", "bfloat16"), "expected a precision of float32 for shearlet-cnn, got 'bfloat16'"),
+    ],
+)
+def test_a_precision_that_is_not_there_is_refused(arguments: tuple[str, str], message: str) -> None:
+    method, precision = arguments
+    with pytest.raises(ValueError, match=message):
+        Engine(method, device="cpu", precision=precision)
+
+
+def test_a_batch_goes_to_the_device_and_back(device: str) -> None:
+    """Short batches are filled up, buffers are used again, and what was given back is not overwritten."""
+    where = torch.device(device)
+    lane = Lane(torch.maximum, where, torch.cuda.Stream(where) if where.type == "cuda" else None)
+    planes = [random((3, 6, 7), seed) for seed in range(4)]
+    first = lane(planes[0], planes[1], 5)
+    second = lane(planes[2].astype(np.float64), planes[3], 3)
+    np.testing.assert_array_equal(first, np.maximum(planes[0], planes[1]))
+    np.testing.assert_array_equal(second, np.maximum(planes[2], planes[3]))
+
+
+def test_the_history_says_the_precision() -> None:
+    """Of a result that an engine made, and of one that was asked for in words."""
+    mr, pet = grey(random((2, 9, 8), 1)), grey(random((2, 9, 8), 2), Modality.PT)
+    engine = Engine("msrpan", device="cpu", precision="bfloat16")
+    by_engine = fuse(mr, pet, register="none", engine=engine)
+    by_words = fuse(mr, pet, register="none", method="msrpan", device="cpu", precision="bfloat16", memory_mib=99)
+    exact = fuse(mr, pet, register="none", method="msrpan", device="cpu")
+    assert [volume.history[-1].parameters["precision"] for volume in (by_engine, by_words, exact)] == [
+        "bfloat16",
+        "bfloat16",
+        "float32",
+    ]
+    np.testing.assert_array_equal(by_engine.array, by_words.array)
+    assert (by_engine.array != exact.array).any()
+
+
+@pytest.mark.parametrize(("threads", "stages"), [(1, {"other", "network", "colour"}), (2, {"other", "network"})])
+def test_the_time_of_network_and_colour_is_told(threads: int, stages: set[str]) -> None:
+    pair = Pair(grey(random((4, 9, 8), 1)), grey(random((4, 9, 8), 2)))
+    engine = Engine("average", device="cpu", threads=threads)
+    with profiled() as profile:
+        engine.fuse(pair, UNIT_WINDOW, Display(Window(0, 1), "HOT_IRON"))
+    assert set(profile.seconds) == stages
 
 
 def test_planes_of_any_kind_of_array_are_taken(dilran: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import numpy as np
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from medfuse.fusion import strategies
 from medfuse.fusion.networks.dilran import Dilran
-from medfuse.fusion.strategies import STRATEGIES, largest_nuclear_norm
+from medfuse.fusion.strategies import STRATEGIES, _norms_by_products, largest_nuclear_norm
 from medfuse.fusion.weights import read_weights
 
 SHAPE = (3, 8, 11, 14)
@@ -66,9 +68,30 @@ KINDS = (
 def test_the_largest_nuclear_norm_is_exact(kind: str, channels: int, height: int, width: int, seed: int) -> None:
     maps = matrices(kind, channels, height, width, seed)
     expected = torch.linalg.svdvals(maps).sum(-1).max().item()
-    found = largest_nuclear_norm(maps).item()
+    found = largest_nuclear_norm(maps[None]).item()
     assert found == pytest.approx(expected, rel=2e-6, abs=1e-12)
     assert found == pytest.approx(exact(maps), rel=2e-5, abs=1e-12)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=4), st.integers(1, 33), st.integers(1, 33), st.booleans())
+def test_of_each_slice_alone(kinds: list[str], height: int, width: int, by_products: bool) -> None:
+    """By eigenvalues, as on the CPU, and by products of matrices, as on a GPU."""
+    slices = torch.stack([matrices(kind, 6, height, width, seed) for seed, kind in enumerate(kinds)])
+    with patch("medfuse.fusion.strategies._norms_by_eigenvalues", _norms_by_products) if by_products else nullcontext():
+        found = largest_nuclear_norm(slices)
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx([exact(maps) for maps in slices], rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (96, 96), (1, 50)])
+@pytest.mark.parametrize("spread", [1, 4, 7])
+def test_products_of_matrices_give_nuclear_norms(size: tuple[int, int], spread: int, device: str) -> None:
+    """Also of matrices whose singular values lie powers of ten apart."""
+    left, values, right = torch.linalg.svd(features(7, (3, *size)).double(), full_matrices=False)
+    values = torch.logspace(0, -spread, values.shape[-1], dtype=torch.float64).expand_as(values)
+    found = _norms_by_products(((left * values[..., None, :]) @ right).to(device))
+    torch.testing.assert_close(found.cpu(), values.sum(-1), rtol=1e-6, atol=0)
 
 
 def test_faint_texture_on_a_constant_is_not_lost_to_rounding(device: str) -> None:
@@ -76,7 +99,7 @@ def test_faint_texture_on_a_constant_is_not_lost_to_rounding(device: str) -> Non
     texture = torch.ones(256, 256) + 1e-4 * features(0, (256, 256))
     maps = torch.stack([torch.full((256, 256), 1.0005), texture]).to(device)
     assert exact(maps) > 256.3
-    assert largest_nuclear_norm(maps).item() == pytest.approx(exact(maps), rel=1e-6)
+    assert largest_nuclear_norm(maps[None]).item() == pytest.approx(exact(maps), rel=1e-6)
 
 
 def test_few_channels_are_decomposed(device: str) -> None:
@@ -87,11 +110,12 @@ def test_few_channels_are_decomposed(device: str) -> None:
     image = (row**2 + column**2 < 0.7) * (0.5 + 0.3 * torch.sin(9 * row) * torch.cos(7 * column))
     image = (image + 0.01 * features(5, (96, 80))).clamp(0, 1)
     with torch.inference_mode():
-        maps = network.encode(image[None, None].to(device))[0].softmax(dim=0)
-    with patch("torch.linalg.svdvals", side_effect=torch.linalg.svdvals) as decompose:
+        maps = network.encode(image[None, None].to(device)).softmax(dim=1)
+    name = f"_norms_by_{'products' if device == 'cuda' else 'eigenvalues'}"
+    with patch.object(strategies, name, side_effect=getattr(strategies, name)) as norms_of:
         found = largest_nuclear_norm(maps)
-    assert 1 <= decompose.call_count <= 16
-    assert found.item() == pytest.approx(exact(maps), rel=1e-5)
+    assert 1 <= norms_of.call_count <= 4
+    assert found.item() == pytest.approx(exact(maps[0]), rel=1e-5)
     assert found.device == maps.device
 
 

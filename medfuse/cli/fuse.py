@@ -97,6 +97,13 @@ def fuse(
     any_patient: AnyPatient = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Threads = None,
+    precision: Annotated[
+        str, typer.Option(help="How a network computes: float32, tf32 (CUDA) or bfloat16.")
+    ] = "float32",
+    memory: Annotated[
+        int | None,
+        typer.Option(metavar="MIB", min=1, help="What slices in flight may take; default half of a GPU's free memory."),
+    ] = None,
     overwrite: Overwrite = False,
     show_profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
     as_json: As_json = False,
@@ -124,7 +131,9 @@ def fuse(
             if also is None and any(word is not None for word in (also_window, *of_also.values())):
                 raise ValueError("expected --also with its options, got them alone")
             with stage("start-up"):
-                engine = Engine(method, strategy, device, weights)
+                engine = Engine(
+                    method, strategy, device, weights, threads=threads, precision=precision, memory_mib=memory
+                )
         scan = read_scan("structural", structural, **of_structural, **of_all)
         moving = [read_scan("functional", functional, **of_functional, **of_all, units=units)]
         if also:

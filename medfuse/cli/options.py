@@ -37,5 +37,5 @@ AcceptUntrusted = Annotated[
     bool, typer.Option("--accept-untrusted", help="Use a registration that is doubtful or failed, too.")
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of the registration; default all cores.")
+    int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to work with; default all cores.")
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, apply_palette, ycbcr_from_rgb
+from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, ycbcr_from_rgb, ycbcr_of_palette
 from medfuse.volume import Modality, Unit, Volume
 
 #: SUV from 0 to 10: the usual window of PET in oncology.
@@ -48,7 +48,7 @@ class Display:
             grey = self.window.apply(values)
             if self.palette in (None, "GREY"):
                 return grey, None
-            ycbcr = ycbcr_from_rgb(apply_palette(grey, self.palette))
+            ycbcr = ycbcr_of_palette(grey, self.palette)
         return ycbcr[..., 0], ycbcr[..., 1:]
 
 

@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from queue import LifoQueue
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medfuse.color import rgb_from_ycbcr
+from medfuse.color import rgb_with_luminance
 from medfuse.fusion.display import Display
+from medfuse.fusion.flight import Lane, in_flight, in_turn, stream_on
 from medfuse.fusion.methods import Method
+from medfuse.fusion.settings import ARITHMETIC, EXACT, TF32, THREADS
+from medfuse.stages import stage
 from medfuse.volume import Modality, Pair, Unit, Volume
 
 #: Called with (slices done, slices).
 Progress = Callable[[int, int], None]
+#: Gives the structural and the functional planes of some slices, (N, H, W), and what is kept for `Store`.
+Load = Callable[[slice], tuple[NDArray[Any], NDArray[Any], Any]]
+#: Takes some slices, their fused planes and what was kept.
+Store = Callable[[slice, NDArray[np.float32], Any], None]
 
-#: Bytes of features that a learned method holds for each pixel of a slice in flight: 64 channels of float32, ten times.
-BYTES_PER_PIXEL = 64 * 4 * 10
+#: Bytes that a method holds, at most, for each pixel of a slice in flight: ten features of 64 channels. Live tensors
+#: were counted on 128×128 and 256×256 pixels: DILRAN 1707, EH-DRAN 2239, MSRPAN 1344, MSDRA 1802; the rest is margin.
+BYTES_PER_PIXEL = 10 * 64 * 4
 LARGEST_BATCH = 32
+#: Batches that are on a GPU at once: one is computed while others are copied.
+LANES = 2
 
 
 class Engine:
     """Fuses pairs of volumes; kept warm, it fuses the next one without loading anything again.
 
-    Only a batch of slices is in flight at any time, so the memory needed does not grow with their number. On the CPU
-    slices go through the network one by one; on a GPU in equal batches, as many as half of its free memory holds.
+    On the CPU every thread takes one slice at a time, all the way from its windows to its colour; the result does not
+    depend on their number. A single slice, which cannot be shared out so, is left to torch's own threads. On a GPU
+    slices go in equal batches, one of them computed while the next and the last are copied; the threads do what comes
+    before and after. Either way the memory needed does not grow with the number of slices.
 
     Args:
         method: A key of `medfuse.fusion.METHODS`.
         strategy: How the features of a learned method are merged; None for its default.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         weights: A safetensors file in place of the shipped weights.
+        threads: Slices at a time on the CPU; None for as many as torch has threads.
+        precision: As for `medfuse.fusion.Method`.
+        memory_mib: What slices in flight may take of the device's memory, in MiB; None for half of what is free on a
+            GPU, and for as much as `threads` slices take on the CPU.
 
     Raises:
-        ValueError: An unknown method or strategy, or a device that is not there.
+        ValueError: An unknown method, strategy or precision, a device that is not there, or a number below 1.
         WeightsError: The weights cannot be used.
     """
 
@@ -47,9 +68,18 @@ class Engine:
         strategy: str | None = None,
         device: str = "auto",
         weights: Path | None = None,
+        *,
+        threads: int | None = None,
+        precision: str = "float32",
+        memory_mib: int | None = None,
     ) -> None:
+        for name, number in (("thread", threads), ("MiB of memory", memory_mib)):
+            if number is not None and number < 1:
+                raise ValueError(f"expected at least one {name}, got {number}")
         self.device = choose_device(device)
-        self.method = Method(method, strategy, weights, self.device)
+        self.method = Method(method, strategy, weights, self.device, precision)
+        self.threads = threads or THREADS.usual()
+        self.memory_mib = memory_mib
 
     def fuse(self, pair: Pair, structural: Display, functional: Display, progress: Progress | None = None) -> Volume:
         """Fuse a pair slice by slice along the grid's first axis.
@@ -62,23 +92,25 @@ class Engine:
 
         Returns:
             RGB uint8 where the functional volume is shown in colour, otherwise float32 in [0, 1].
+
+        Raises:
+            ValueError: A slice needs more than `memory_mib`.
         """
         grid = pair.structural.grid
         fused: NDArray[Any] = (
             np.empty((*grid.shape, 3), np.uint8) if functional.is_color else np.empty(grid.shape, np.float32)
         )
-        batch = self._batch(grid.shape[1:])
-        for start in range(0, grid.shape[0], batch):
-            slices = slice(start, min(start + batch, grid.shape[0]))
-            grey, _ = structural.show(pair.structural.array[slices])
-            luminance, chroma = functional.show(pair.functional.array[slices])
-            result = self.fuse_planes(grey, luminance, batch)
-            if chroma is None:
-                fused[slices] = result
-            else:
-                fused[slices] = rgb_from_ycbcr(np.concatenate([result[..., None], chroma], axis=-1))
-            if progress:
-                progress(slices.stop, grid.shape[0])
+
+        def load(slices: slice) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
+            with stage("colour"):
+                grey, _ = structural.show(pair.structural.array[slices])
+                return grey, *functional.show(pair.functional.array[slices])
+
+        def store(slices: slice, result: NDArray[np.float32], chroma: NDArray[np.float32] | None) -> None:
+            with stage("colour"):
+                fused[slices] = result if chroma is None else rgb_with_luminance(result, chroma)
+
+        self._fly(grid.shape, load, store, progress=progress)
         return Volume(
             fused,
             grid,
@@ -88,34 +120,117 @@ class Engine:
         )
 
     def fuse_planes(
-        self, structural: NDArray[np.float32], functional: NDArray[np.float32], batch: int | None = None
+        self, structural: NDArray[np.floating[Any]], functional: NDArray[np.floating[Any]], batch: int | None = None
     ) -> NDArray[np.float32]:
-        """Fuse luminances, (N, H, W) float32 in [0, 1] both, into one of the same form.
+        """Fuse luminances, (N, H, W) in [0, 1] both, into one of the same form, float32.
 
         Args:
             structural: The structural planes.
             functional: The functional planes.
-            batch: Planes at a time; a last batch that is short is filled up, so that every plane is computed alike.
+            batch: Planes at a time; None leaves it to the engine. A last batch that is short is filled up.
+
+        Raises:
+            ValueError: A plane needs more than `memory_mib`.
         """
-        count = len(structural)
-        batch = batch or self._batch(structural.shape[1:])
         fused = np.empty(structural.shape, np.float32)
-        for start in range(0, count, batch):
-            stop = min(start + batch, count)
-            planes = [self._tensor(source[start:stop], batch) for source in (structural, functional)]
-            fused[start:stop] = self.method(*planes)[: stop - start, 0].cpu().numpy()
+
+        def load(slices: slice) -> tuple[NDArray[Any], NDArray[Any], None]:
+            return structural[slices], functional[slices], None
+
+        def store(slices: slice, result: NDArray[np.float32], _: None) -> None:
+            fused[slices] = result
+
+        self._fly(structural.shape, load, store, batch)
         return fused
 
-    def _tensor(self, planes: NDArray[np.float32], batch: int) -> torch.Tensor:
-        tensor = torch.from_numpy(np.array(planes, np.float32, order="C"))[:, None].to(self.device)
-        missing = batch - len(planes)
-        return torch.cat([tensor, tensor.new_zeros((missing, *tensor.shape[1:]))]) if missing else tensor
+    def _fly(
+        self,
+        shape: tuple[int, ...],
+        load: Load,
+        store: Store,
+        batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Take all slices of a shape (K, J, I) from `load` through the method to `store`, batch by batch."""
+        count = shape[0]
+        most = self._most_slices(shape[1:])
+        batch = batch or self._batch(count, most)
+        batches = [slice(start, min(start + batch, count)) for start in range(0, count, batch)]
+        lanes = self._lanes
 
-    def _batch(self, plane: tuple[int, ...]) -> int:
+        def whole(slices: slice) -> int:
+            structural, functional, kept = load(slices)
+            with stage("network"):
+                lane = lanes.get()
+                try:
+                    result = lane(structural, functional, batch)
+                finally:
+                    lanes.put(lane)
+            store(slices, result, kept)
+            return int(slices.stop)
+
+        with ExitStack() as held, stage("network"):
+            held.enter_context(ARITHMETIC.at(TF32 if self.method.precision == "tf32" else EXACT))
+            if len(batches) > 1:
+                held.enter_context(THREADS.at(1))  # to each worker
+            begun = min(self._workers, len(batches), most if self.device.type == "cpu" else self._workers)
+            done: Iterable[int] = map(whole, batches)
+            if begun > 1:
+                done = held.enter_context(closing(in_flight(self._crew, whole, batches, begun)))
+            for stop in done:
+                if progress:
+                    progress(stop, count)
+
+    @property
+    def _workers(self) -> int:
+        return self.threads if self.device.type == "cpu" else max(self.threads, LANES)
+
+    @cached_property
+    def _crew(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._workers, "medfuse")
+
+    @cached_property
+    def _lanes(self) -> LifoQueue[Lane]:
+        """What a worker takes to have its batch computed, and gives back; where there is none left it waits."""
+        lanes = LifoQueue[Lane]()
+        if self.device.type == "cpu":
+            for _ in range(self._workers):
+                lanes.put(Lane(self.method, self.device))
+            return lanes
+        computing = stream_on(self.device) if self.device.type == "cuda" else None
+        one_by_one = in_turn(self.method)
+        for _ in range(LANES):
+            lanes.put(Lane(one_by_one, self.device, computing))
+        return lanes
+
+    def _batch(self, count: int, most: int) -> int:
+        """Slices of a batch: one on the CPU; on a GPU as many as there may be, the batches equal."""
         if self.device.type != "cuda":
             return 1
+        most = min(most, LARGEST_BATCH)
+        return math.ceil(max(count, 1) / math.ceil(max(count, 1) / most))
+
+    def _most_slices(self, plane: tuple[int, ...]) -> int:
+        """How many slices may be in flight by the memory they take.
+
+        Raises:
+            ValueError: Not even one.
+        """
+        needed = max(math.prod(plane), 1) * BYTES_PER_PIXEL
+        if self.memory_mib is not None:
+            most = self.memory_mib * 2**20 // needed
+            if most < 1:
+                size = " × ".join(map(str, plane))
+                raise ValueError(
+                    f"expected at least {math.ceil(needed / 2**20)} MiB of memory for slices of {size}, "
+                    f"got {self.memory_mib}"
+                )
+            return most
+        if self.device.type != "cuda":
+            return self.threads
         free, _ = torch.cuda.mem_get_info(self.device)
-        return int(np.clip(free / 2 // (int(np.prod(plane)) * BYTES_PER_PIXEL), 1, LARGEST_BATCH))
+        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return max(free // 2 // needed, 1)
 
 
 def choose_device(name: str) -> torch.device:

@@ -38,48 +38,50 @@ def nuclear(structural: Tensor, functional: Tensor, *bodies: Part) -> Tensor:
 
 def nuclear_mean(structural: Tensor, functional: Tensor, *bodies: Part) -> Tensor:
     """As `nuclear`, with the mean of the channels' norms in place of the largest."""
-    return _weighted_by(lambda maps: nuclear_norms(maps).mean(), structural, functional, *bodies)
+    return _weighted_by(lambda maps: nuclear_norms(maps).mean(dim=-1), structural, functional, *bodies)
 
 
 def nuclear_sum(structural: Tensor, functional: Tensor, *bodies: Part) -> Tensor:
     """As `nuclear`, with the sum of the channels' norms; the shares are those of `nuclear_mean`."""
-    return _weighted_by(lambda maps: nuclear_norms(maps).sum(), structural, functional, *bodies)
+    return _weighted_by(lambda maps: nuclear_norms(maps).sum(dim=-1), structural, functional, *bodies)
 
 
 def _weighted_by(
     activity_of: Callable[[Tensor], Tensor], structural: Tensor, functional: Tensor, *bodies: Part
 ) -> Tensor:
-    """Each slice of a source weighted by its share of the two squared activities; `activity_of` takes (C, H, W)."""
+    """Each slice of a source weighted by its share of the two squared activities; (N, C, H, W) to activities (N,)."""
     everywhere = slice(None), slice(None)
     activity = [
-        torch.stack([activity_of(distribution(maps, body)) for maps in features]).square()
+        activity_of(distribution(features, body)).square()
         for features, body in zip((structural, functional), bodies or (everywhere, everywhere), strict=True)
     ]
     weight = (activity[0] / (activity[0] + activity[1])).to(structural.dtype)[:, None, None, None]
     return functional.lerp(structural, weight)
 
 
-def distribution(maps: Tensor, body: Part) -> Tensor:
+def distribution(features: Tensor, body: Part) -> Tensor:
     """Softmax over the channels, with all the singular values it has, but for zeros.
 
     Outside of the body every channel has the same share. Rows that are equal are one row, as long as all of them
     together, in another basis, and so are columns: neither changes a singular value.
 
     Args:
-        maps: Features, (C, H, W).
+        features: (N, C, H, W).
         body: Rows and columns outside of which they are 0.
 
     Returns:
-        (C, h, w), of the body and, where there is an outside, one row and one column for it.
+        (N, C, h, w), of the body and, where there is an outside, one row and one column for it; not below float32.
     """
-    inside = maps[:, body[0], body[1]]
-    (channels, height, width), (rows, columns) = inside.shape, (n - m for n, m in zip(maps.shape[1:], inside.shape[1:], strict=True))
-    shares = maps.new_empty(channels, height + (rows > 0), width + (columns > 0))
-    part = torch.sub(inside, inside.amax(0), out=shares[:, :height, :width]).exp_()
-    part.mul_(part.sum(0).reciprocal_())
-    shares[:, height:] = rows**0.5 / channels
-    shares[:, :, width:] = columns**0.5 / channels
-    shares[:, height:, width:] = (rows * columns) ** 0.5 / channels
+    inside = features[..., body[0], body[1]]
+    inside = inside.to(torch.promote_types(inside.dtype, torch.float32))
+    count, channels, height, width = inside.shape
+    rows, columns = features.shape[2] - height, features.shape[3] - width
+    shares = inside.new_empty(count, channels, height + (rows > 0), width + (columns > 0))
+    part = torch.sub(inside, inside.amax(1, keepdim=True), out=shares[..., :height, :width]).exp_()
+    part.mul_(part.sum(1, keepdim=True).reciprocal_())
+    shares[..., height:, :] = rows**0.5 / channels
+    shares[..., width:] = columns**0.5 / channels
+    shares[..., height:, width:] = (rows * columns) ** 0.5 / channels
     return shares
 
 
@@ -125,48 +127,96 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def nuclear_norms(maps: Tensor) -> Tensor:
-    """The sum of the singular values of each of C matrices, (C, H, W) to (C,)."""
+    """The sum of the singular values of each matrix, (..., H, W) to (...)."""
     norms: Tensor = torch.linalg.svdvals(maps.cpu()).sum(dim=-1).to(maps.device)
     return norms
 
 
 def largest_nuclear_norm(maps: Tensor) -> Tensor:
-    """The largest nuclear norm among C matrices, without decomposing most of them; the value is exact.
+    """The largest nuclear norm among the C matrices of each slice, without decomposing most; the value is exact.
 
     A matrix A is split into QQᵀA, with Q an orthonormal basis near its first singular vectors, and the rest R. By the
     triangle inequality its nuclear norm is at most that of the small matrix QᵀA plus √r·‖R‖, with r = min(H, W) and the
-    Frobenius norm of R. Matrices are taken in the order of that bound, until the next bound is no larger than the
-    largest norm found. The norm of one is the sum of the square roots of the eigenvalues of AAᵀ, in float64.
+    Frobenius norm of R. Matrices are taken in the order of that bound, one of each slice at a time, until in no slice
+    the next bound is larger than the largest norm found.
 
     Args:
-        maps: (C, H, W).
+        maps: (N, C, H, W).
 
     Returns:
-        A scalar, in the dtype of `maps`.
+        (N,), in the dtype of `maps`.
     """
-    order = _upper_bound(maps).sort(descending=True)
-    best = 0.0
-    for bound, channel in zip(order.values.tolist(), order.indices.tolist(), strict=True):
-        if bound <= best:
+    if maps.device.type == "mps":  # which has no float64
+        return largest_nuclear_norm(maps.cpu()).to(maps.device)
+    order = _upper_bounds(maps).sort(dim=1, descending=True)
+    norms_of = _norms_by_products if maps.device.type == "cuda" else _norms_by_eigenvalues
+    best = maps.new_zeros(len(maps))
+    for bounds, channels in zip(order.values.T, order.indices.T, strict=True):
+        undecided = (bounds > best).nonzero()[:, 0]
+        if not len(undecided):
             break
-        best = max(best, _nuclear_norm(maps[channel]))
-    return maps.new_tensor(best)
+        found = norms_of(maps[undecided, channels[undecided]]).to(best.dtype)
+        best[undecided] = torch.maximum(best[undecided], found)
+    return best
 
 
-def _nuclear_norm(matrix: Tensor) -> float:
-    """Of one matrix (H, W); to 1e-6, relative, for what the square root leaves of the rounding of small eigenvalues."""
-    exact = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT).double()
-    return float(torch.linalg.eigvalsh((exact @ exact.mT).cpu()).clamp(min=0).sqrt().sum())
+def _norms_by_eigenvalues(matrices: Tensor) -> Tensor:
+    """Nuclear norms, (n, H, W) to (n,): sums of the square roots of the eigenvalues of AAᵀ, in float64 on the CPU.
+
+    To 1e-6, relative, for what the square root leaves of the rounding of small eigenvalues.
+    """
+    exact = _flat(matrices).cpu().double()
+    norms: Tensor = torch.linalg.eigvalsh(exact @ exact.mT).clamp(min=0).sqrt().sum(dim=-1).to(matrices.device)
+    return norms
 
 
-def _upper_bound(maps: Tensor, rank: int = 16) -> Tensor:
-    """An upper bound of the nuclear norm of each of C matrices, shape (C,)."""
+def _norms_by_products(matrices: Tensor, smallest: float = 1e-8) -> Tensor:
+    """Nuclear norms, (n, H, W) to (n,), by products of matrices alone, in float64: what a GPU does fastest.
+
+    The nuclear norm is the inner product of A with its polar factor, to which the iteration of Newton and Schulz takes
+    A: X becomes ρX(3 - ρ²XᵀX)/2. With all singular values of X between l and 1, ρ² = 3 / (1 + l + l²) makes the lowest
+    of them as large as it can be (the scaling of Chen and Chow, Argonne National Laboratory preprint MCS-P5059-0114,
+    2014): p(l) = p(1). Singular values below `smallest` of the Frobenius norm may count too little, up to not at all:
+    together min(H, W) times that much at most, on features 1e-8 of the result.
+    """
+    exact = _flat(matrices).double()
+    x = exact / torch.linalg.matrix_norm(exact, keepdim=True).clamp(min=torch.finfo(exact.dtype).tiny)
+    lowest = smallest
+    while lowest < 1 - 1e-7:
+        scale = (3 / (1 + lowest + lowest**2)) ** 0.5
+        x = torch.baddbmm(x, x @ x.mT, x, beta=1.5 * scale, alpha=-0.5 * scale**3)
+        lowest = 1.5 * scale * lowest - 0.5 * (scale * lowest) ** 3
+    norms: Tensor = (x * exact).sum(dim=(-2, -1))
+    return norms
+
+
+def _flat(matrices: Tensor) -> Tensor:
+    """Matrices, or transposed ones, that are no higher than wide."""
+    return matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
+
+
+def _upper_bounds(maps: Tensor, rank: int = 16) -> Tensor:
+    """An upper bound of the nuclear norm of each matrix, (..., H, W) to (...)."""
     height, width = maps.shape[-2:]
     start = torch.randn(width, min(rank, height, width), generator=torch.Generator().manual_seed(0)).to(maps)
-    small = maps.mT @ torch.linalg.qr(maps @ start).Q
-    values = torch.linalg.svdvals(small)
-    whole = torch.linalg.vector_norm(maps.flatten(1), dim=1).square()
+    small = _basis(maps @ start).mT @ maps
+    exact = small.double()
+    values = torch.linalg.eigvalsh(exact @ exact.mT).clamp(min=0).sqrt().to(maps)
+    whole = torch.linalg.matrix_norm(maps).square()
     # What is left for R, and what rounding may have taken from it.
     rest = (whole - values.square().sum(dim=-1) + 1e-5 * whole).clamp(min=0).sqrt()
     bound: Tensor = values.sum(dim=-1) + min(height, width) ** 0.5 * rest
     return bound * (1 + 1e-4)  # rounding
+
+
+def _basis(columns: Tensor) -> Tensor:
+    """Orthonormal columns that span the given ones, (..., H, k), or 0 for those that are nearly spanned by the others.
+
+    By the eigenvectors of a k×k matrix, of which a GPU decomposes thousands at once, as it does not by QR.
+    """
+    exact = columns.double()
+    values, vectors = torch.linalg.eigh(exact.mT @ exact)
+    kept = values > 1e-10 * values[..., -1:]
+    scale = torch.where(kept, values, 1).rsqrt() * kept
+    basis: Tensor = exact @ (vectors * scale[..., None, :])
+    return basis.to(columns)
