@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: Rows computed at a time, at most: memory stays small, and transforms fast. Even, for what is pooled.
-BAND = 128
+BAND = 64
 
 
 class Collapsed(nn.Module):
