@@ -17,14 +17,15 @@ from phantoms import phantom
 from pictures import scene
 from PIL import Image
 
-from medfuse.benchmark import CONTROLS, Outputs, Statistic, Table, run, score_result
+from medfuse.benchmark import CONTROLS, Outputs, Statistic, Table, check_volumes, run, score_result
 from medfuse.benchmark.run import find_pairs
+from medfuse.color import apply_palette
 from medfuse.errors import GeometryError, GridMismatch, InputError, OutputError, UnreadableFile, UnsupportedImage
-from medfuse.fusion import Engine
+from medfuse.fusion import Engine, display_of
 from medfuse.fusion.weights import convert, to_bytes
 from medfuse.io.files import write
 from medfuse.io.pictures import read_picture, write_picture
-from medfuse.metrics import MEASURES, score
+from medfuse.metrics import MEASURES, SAFETY, background_error, flicker, score, score_safety, score_stack
 from medfuse.pipeline import fuse
 from medfuse.volume import Modality
 
@@ -229,6 +230,23 @@ def test_the_page_gives_each_measure_s_direction_and_value_for_identical_images(
                 assert found == pytest.approx(math.inf if value == "∞" else float(value), abs=5e-5), name
 
 
+def test_the_page_gives_the_direction_and_the_value_for_identical_images_of_what_must_not_be() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    text = page.split("| measure | what it says | better | identical |")[2].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    measures = [measure for kind in SAFETY.values() for measure in kind]
+    assert [row[0] for row in rows] == [measure.name for measure in measures]
+    assert [row[2].split(",")[0] for row in rows] == [measure.better for measure in measures]
+    _, waves, blocks = scene(60, 64)
+    color = torch.from_numpy(apply_palette(blocks[:, 0].numpy() / 255, "HOT_IRON")).movedim(-1, 1)
+    slices = torch.cat([waves, waves.roll(1, 2), waves.roll(2, 2)])[:, 0]
+    identical = (*score_safety(color, color, color).scores, *score_stack(slices, slices, slices).scores)
+    for (name, *_, value), one in zip(rows, identical, strict=True):
+        within = 1e-9 if "nearly" not in value else 0.2 if one.measure.unit == "%" else 0.05
+        expected = float(value.removeprefix("nearly "))
+        assert float(one.value) == pytest.approx(expected, abs=within), name
+
+
 # What is saved
 
 
@@ -365,8 +383,8 @@ def test_what_cannot_be_compared_is_refused(
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        ({"methods": "magic"}, "method of dilran"),
-        ({"methods": ""}, "method of dilran"),
+        ({"methods": "magic"}, "method of .*dilran"),
+        ({"methods": ""}, "method of .*dilran"),
         ({"methods": "dilran:magic"}, "strategy of nuclear"),
         ({"methods": "maximum,average,maximum"}, "once, got maximum"),
         ({"methods": "maximum@w.safetensors"}, "no weights"),
@@ -438,6 +456,108 @@ def test_pairs_are_chosen_by_patterns_of_their_names(tmp_path: Path) -> None:
     assert [pair.name for pair in find_pairs(tmp_path, "a", "b", "28???,33*", limit=1)[0]] == ["28001"]
     with pytest.raises(InputError, match=r"expected pairs named 99\*, found none"):
         find_pairs(tmp_path, "a", "b", "99*")
+
+
+# What a fusion must not do
+
+
+def test_safety_is_measured_on_the_pictures_that_are_saved(color: Path, tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path / "out", tmp_path / "t.json", tmp_path / "t.csv")
+    table = run(color, structural="mri", functional="pet", methods="maximum", device="cpu", outputs=outputs)
+    assert [one.name for one in table.safety_measures] == [
+        one.name for kind in ("grey", "color") for one in SAFETY[kind]
+    ]
+    by_hand = []
+    for name in NAMES:
+        paths = (tmp_path / f"out/maximum/{name}.png", color / f"mri/{name}.png", color / f"pet/{name}.png")
+        images = [torch.from_numpy(np.atleast_3d(np.asarray(Image.open(path))).copy()) for path in paths]
+        by_hand += score_safety(*(image.permute(2, 0, 1)[None] for image in images)).rows()
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert [one["name"] for one in content["safety"]] == list(table.safety)
+    lines = {
+        (line["method"], line["measure"], line["side"]): float(line["mean"])
+        for line in csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text()))
+    }
+    for measure in table.safety_measures:
+        values = [row[measure.name] for row in by_hand]
+        worst = (min if measure.better == "higher" else max)(values)
+        found = table.safety_of(measure.name, "maximum")
+        assert found.statistic.mean == pytest.approx(statistics.mean(values), abs=1e-9), measure.name
+        assert found.worst == pytest.approx(worst, abs=1e-9)
+        assert content["methods"][0]["safety"][measure.name]["worst"] == pytest.approx(worst, abs=1e-9)
+        assert lines["maximum", measure.name, "worst"] == pytest.approx(worst, abs=1e-9)
+        assert lines["maximum", measure.name, "value"] == pytest.approx(found.statistic.mean)
+    assert table.safety_of("hue 99.9 %", "copy functional").worst == 0
+    assert table.safety_of("hue 99.9 %", "maximum").worst > 2
+    names = [row[0] for row in table.cells()]
+    assert names[-2:] == ["hottest ↑", "seconds a pair"]
+    assert names.index("background (levels) ↓") > names.index("mean rank, worse source")
+
+
+def test_grey_pairs_have_no_measures_of_colour_and_the_paper_none_of_safety(grey: Path, table: Table) -> None:
+    assert list(table.safety) == ["background", "background mean"]
+    paper = run(grey, structural="mri", functional="ct", methods="maximum", device="cpu", convention="paper", limit=1)
+    assert paper.safety == {}
+    assert json.loads(paper.to_json())["safety"] == []
+
+
+def test_a_grey_picture_among_colours_is_measured_too(color: Path) -> None:
+    Image.fromarray(pixels(1)[1]).save(color / "pet" / "7002.png")
+    table = run(color, structural="mri", functional="pet", methods="maximum", device="cpu")
+    assert table.safety["hue"].shape == (3, len(table.methods))
+    assert (table.safety["hue"][1] == 0).all()
+    assert (table.safety["colour lost"][1] == 0).all()
+
+
+def test_light_where_both_are_black_is_seen(tmp_path: Path) -> None:
+    structural, functional = (np.where(image > 120, image, 0).astype(np.uint8) for image in pixels(0))
+    air = np.maximum(structural, functional) == 0
+    fused = np.where(air, 0, 200).astype(np.uint8)
+    fused[tuple(np.argwhere(air)[3])] = 17
+    for name, image in (("fused", fused), ("mri", structural), ("ct", functional)):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    result = score_result(*(tmp_path / f"{name}.png" for name in ("fused", "mri", "ct")), device="cpu")
+    assert result.safety_of("background").worst == 17
+    assert result.safety_of("background mean").statistic.mean == pytest.approx(17 / air.sum())
+    assert list(result.safety) == ["background", "background mean"]  # a single grey slice
+    assert result.cells()[-2] == ["background (levels) ↓", "17.000", "", "", ""]
+    assert result.to_json()["safety"]["background"]["value"]["worst"] == 17
+
+
+def test_safety_of_volumes(volumes: Path) -> None:
+    mr, pet, fused = (nib.load(volumes / f"{name}.nii.gz") for name in ("mr", "pet", "fused_pet"))
+    assert mr.shape == pet.shape == fused.shape[:3]
+    result = score_result(*(volumes / f"{name}.nii.gz" for name in ("fused_pet", "mr", "pet")), device="cpu")
+    assert list(result.safety) == [one.name for kind in ("grey", "color", "stack") for one in SAFETY[kind]]
+    assert len(result.safety["hue"]) == result.slices + result.left_out == 6
+    assert result.safety["flicker"].shape == (1,)
+    assert result.safety_of("background").worst == 0
+    assert 0 < result.safety_of("flicker").worst <= 1.05
+    grey = score_result(*(volumes / f"{name}.nii.gz" for name in ("fused_ct", "mr", "ct")), device="cpu")
+    assert list(grey.safety) == [one.name for kind in ("grey", "stack") for one in SAFETY[kind]]
+    assert "∞" not in grey.to_markdown().split("flicker")[-1]
+
+
+def test_methods_on_a_pair_of_volumes() -> None:
+    mr, pet = (phantom(modality, (6, 44, 46), "1.2.3") for modality in (Modality.MR, Modality.PT))
+    told = []
+    table = check_volumes(mr, pet, "average", device="cpu", progress=lambda *call: told.append(call))
+    assert list(table.values) == ["average", *(name for name in CONTROLS if name != "average")]
+    assert told[-1] == ("checking", len(CONTROLS), len(CONTROLS))
+    assert table.slices == 6
+    shown = [
+        torch.from_numpy(np.rint(display.show(volume.array)[0] * 255).astype(np.uint8))
+        for display, volume in ((display_of(mr, functional=False), mr), (display_of(pet, functional=True), pet))
+    ]
+    for name, fused in (("maximum", torch.maximum(*shown)), ("copy structural", shown[0])):
+        assert table.safety_of("flicker", name).worst == pytest.approx(flicker(fused, *shown).item())
+        assert table.safety_of("flicker", name).worst <= 1
+        assert (
+            table.safety_of("background", name).worst
+            == background_error(*(one[:, None] for one in (fused, *shown))).max()
+        )
+    assert table.safety_of("hue 99.9 %", "copy functional").worst == 0
+    assert table.to_markdown().startswith("6 slices; mean and worst slice\n\n| measure | average | copy structural |")
 
 
 # Pictures

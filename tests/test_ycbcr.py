@@ -84,9 +84,23 @@ def test_luminance_and_chroma_need_not_be_joined(rgb: np.ndarray, luminance: flo
     np.testing.assert_array_equal(rgb_with_luminance(ycbcr[..., 0], ycbcr[..., 1:]), rgb)
     ycbcr[..., 0] = luminance
     before = ycbcr.copy()
-    exact = (ycbcr.astype(np.float64) @ np.linalg.inv(as_matrix()).T).clip(0, 1) * 255
-    assert_allclose(rgb_with_luminance(ycbcr[..., 0], ycbcr[..., 1:]), exact, atol=0.5 + 1e-3)
+    result = rgb_with_luminance(ycbcr[..., 0], ycbcr[..., 1:])
     np.testing.assert_array_equal(ycbcr, before)
+    exact = 255 * (ycbcr.astype(np.float64) @ np.linalg.inv(as_matrix()).T)
+    fits = ((exact >= 0) & (exact <= 255)).all(axis=-1)
+    assert_allclose(result[fits], exact[fits], atol=0.5 + 1e-3)
+    found = ycbcr_from_rgb(result)
+    assert_allclose(found[..., 0], luminance, atol=0.51 / 255)
+    strength, wanted = (np.hypot(one[..., 1], one[..., 2]) for one in (found, ycbcr))
+    assert (strength <= wanted + 1 / 255).all()  # never more colour
+    turned = found[..., 1] * ycbcr[..., 2] - found[..., 2] * ycbcr[..., 1]
+    assert_allclose(turned, 0, atol=wanted.max() / 255 + 1e-6)  # the same direction, but for rounding
+
+
+def test_a_colour_that_does_not_fit_is_no_paler_than_need_be() -> None:
+    ycbcr = ycbcr_from_rgb(np.array([[200, 40, 40], [20, 60, 220]], np.uint8))
+    result = rgb_with_luminance(np.full(2, 0.8, np.float32), ycbcr[:, 1:])
+    assert result.max(axis=-1).tolist() == [255, 255]
 
 
 def as_matrix() -> np.ndarray:

@@ -12,6 +12,19 @@ holds; the paper's measures the floats as a method gives them.
 from medfuse.benchmark.contenders import CONTROLS
 from medfuse.benchmark.result import Result, score_result
 from medfuse.benchmark.run import Outputs, run
-from medfuse.benchmark.table import SIDES, Statistic, Table
+from medfuse.benchmark.table import SIDES, Safety, Statistic, Table
+from medfuse.benchmark.volumes import SafetyTable, check_volumes
 
-__all__ = ["CONTROLS", "SIDES", "Outputs", "Result", "Statistic", "Table", "run", "score_result"]
+__all__ = [
+    "CONTROLS",
+    "SIDES",
+    "Outputs",
+    "Result",
+    "Safety",
+    "SafetyTable",
+    "Statistic",
+    "Table",
+    "check_volumes",
+    "run",
+    "score_result",
+]

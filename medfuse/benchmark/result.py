@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfuse.benchmark.measuring import Planes, Values, measure_planes
-from medfuse.benchmark.table import SIDES, Statistic, described, heading, markdown, number
+from medfuse.benchmark.measuring import SLICES_AT_ONCE, Planes, Shown, Values, check_shown, measure_planes
+from medfuse.benchmark.table import SIDES, Safety, Statistic, described, heading, markdown, measures_of, number
 from medfuse.color import Percentiles, Window
 from medfuse.errors import GridMismatch, UnsupportedImage
 from medfuse.fusion import DEFAULT_PALETTE, Display, choose_device, display_of
@@ -20,8 +20,6 @@ from medfuse.io.pictures import is_picture, read_picture
 from medfuse.metrics import MEASURES, Convention
 from medfuse.volume import Volume
 
-#: Slices measured between two calls of progress.
-SLICES_AT_ONCE = 8
 #: How far a fused volume may leave [0, 1]; interpolation and rounding do, a little.
 OVERSHOOT = 1e-3
 
@@ -36,11 +34,14 @@ class Result:
         convention: That of the measures.
         values: By (measure, side), one a slice, (n,); an image has one slice.
         left_out: Slices that were not measured, because nothing is in either source.
+        safety: By measure of `SAFETY`, (n,): one a slice, the empty ones among them, or one of the whole volume; of
+            colour only where the functional source has some, and empty in the paper's convention.
     """
 
     convention: Convention
     values: Values
     left_out: int = 0
+    safety: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def slices(self) -> int:
@@ -51,6 +52,10 @@ class Result:
         """Over all slices; a KeyError says that the measure has no such side."""
         return Statistic.of(self.values[measure, side])
 
+    def safety_of(self, measure: str) -> Safety:
+        """Over all slices; a KeyError says that the measure was not taken."""
+        return Safety.of(measures_of([measure])[0], self.safety[measure])
+
     def cells(self) -> list[list[str]]:
         """Rows of text, the header first: a row a measure, a column a side."""
         rows = [["measure", "both", "structural", "functional", "worse"]]
@@ -58,6 +63,8 @@ class Result:
             sides = ((measure.name, side) for side in SIDES)
             cells = [number(self.statistic(*key).mean) if key in self.values else "" for key in sides]
             rows.append([heading(measure), *cells])
+        for measure in measures_of(self.safety):
+            rows.append([heading(measure), str(self.safety_of(measure.name)), "", "", ""])
         return rows
 
     @property
@@ -88,6 +95,10 @@ class Result:
             "slices": self.slices,
             "left_out": self.left_out,
             "measures": {one.pop("name"): one for one in measures},
+            "safety": {
+                measure.name: {**described(measure), "value": self.safety_of(measure.name).to_json()}
+                for measure in measures_of(self.safety)
+            },
         }
 
 
@@ -128,24 +139,26 @@ def score_result(
     if any(is_picture(path) for path in paths):
         if window or structural_window:
             raise ValueError("expected windows for volumes only, got one for images")
-        planes, kept = _read_pictures(paths), np.array([True])
+        shown, kept = _read_pictures(paths), np.array([True])
     else:
-        planes = _read_volumes(paths, structural_window, window, palette)
-        kept = np.any([_varied(source) for source in planes[1:]], axis=0)
+        shown = _read_volumes(paths, structural_window, window, palette)
+        kept = np.any([_varied(luminance) for luminance, _ in shown[1:]], axis=0)
     if not kept.any():
         raise UnsupportedImage("expected something in a source, found every slice of both empty", "Check the windows")
     indices = np.flatnonzero(kept)
     found = []
     for start in range(0, len(indices), SLICES_AT_ONCE):
         part = indices[start : start + SLICES_AT_ONCE]
-        found.append(measure_planes(*(source[part] for source in planes), convention=convention, device=chosen))
+        planes = (luminance[part] for luminance, _ in shown)
+        found.append(measure_planes(*planes, convention=convention, device=chosen))
         if progress:
             progress(start + len(part), len(indices))
     values = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
-    return Result(convention, values, int(len(kept) - len(indices)))
+    safety = check_shown(*shown) if convention == "standard" else {}
+    return Result(convention, values, int(len(kept) - len(indices)), safety)
 
 
-def _read_pictures(paths: tuple[Path, ...]) -> list[Planes]:
+def _read_pictures(paths: tuple[Path, ...]) -> list[Shown]:
     """Three images as (1, H, W) each."""
     if not all(is_picture(path) for path in paths):
         raise UnsupportedImage("expected three images or three volumes, found both kinds", "Give three of one kind")
@@ -156,7 +169,7 @@ def _read_pictures(paths: tuple[Path, ...]) -> list[Planes]:
             f"expected three images of one size, found {', '.join(sizes)} pixels (fused, structural, functional)",
             "Score the result beside the images it was made from",
         )
-    return [picture.luminance[None] for picture in pictures]
+    return [(one.luminance[None], None if one.chroma is None else one.chroma[None]) for one in pictures]
 
 
 def _read_volumes(
@@ -164,8 +177,8 @@ def _read_volumes(
     structural_window: Window | Percentiles | None,
     window: Window | Percentiles | None,
     palette: str,
-) -> list[Planes]:
-    """Three volumes on one grid as luminances (K, J, I) each."""
+) -> list[Shown]:
+    """Three volumes on one grid as luminances (K, J, I) each, with their chroma."""
     fused, structural, functional = (read(path) for path in paths)
     for name, volume in (("structural", structural), ("functional", functional)):
         if not volume.grid.matches(fused.grid):
@@ -185,7 +198,7 @@ def _read_volumes(
         display_of(functional, functional=True, window=window, palette=palette),
     )
     volumes = (fused, structural, functional)
-    return [display.show(volume.array)[0] for display, volume in zip(displays, volumes, strict=True)]
+    return [display.show(volume.array) for display, volume in zip(displays, volumes, strict=True)]
 
 
 def _display_of_result(fused: Volume) -> Display:

@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import combinations
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from medfuse.benchmark.contenders import Contender, to_contenders, weights_of
-from medfuse.benchmark.measuring import Planes, Values, measure_planes
+from medfuse.benchmark.measuring import Planes, SafetyValues, Values, measure_planes, measure_safety, to_pictures
 from medfuse.benchmark.table import Table
 from medfuse.errors import GridMismatch, InputError, UnsupportedImage
 from medfuse.fusion import choose_device
 from medfuse.io.pictures import Picture, is_picture, read_picture, write_picture
 from medfuse.metrics import MEASURES, Convention
 from medfuse.output import check_target, whole
+
+_Key = TypeVar("_Key")
 
 #: Called with (what is being done, done, total).
 Progress = Callable[[str, int, int], None]
@@ -129,15 +132,14 @@ def run(
     chosen = choose_device(device)
     contenders = to_contenders(methods, str(chosen))
     pairs, left_out = find_pairs(folder, structural, functional, names, limit)
-    for pair in pairs:  # what cannot be used is told now, not after an hour
-        pair.read()
+    colors = [pair.read()[1].chroma is not None for pair in pairs]  # what cannot be used is told now, not after an hour
     with ExitStack() as stack:
 
         def place(path: Path | None) -> Path | None:
             return stack.enter_context(whole(path, overwrite=overwrite, inputs=inputs)) if path else None
 
         pictures, *files = (place(path) for path in (outputs.pictures, outputs.json, outputs.csv, outputs.markdown))
-        values, seconds = _compare(pairs, contenders, convention, chosen, pictures, progress)
+        values, safety, seconds = _compare(pairs, contenders, convention, chosen, any(colors), pictures, progress)
         table = Table(
             convention,
             structural,
@@ -149,6 +151,7 @@ def run(
             values,
             seconds,
             left_out,
+            safety,
         )
         for file, form in zip(files, (table.to_json, table.to_csv, table.to_markdown), strict=True):
             if file:
@@ -217,11 +220,13 @@ def _compare(
     contenders: list[Contender],
     convention: Convention,
     device: torch.device,
+    is_color: bool,
     pictures: Path | None,
     progress: Progress | None,
-) -> tuple[Values, NDArray[np.float64]]:
-    """By (measure, side) the values, and the seconds, each (pairs, methods)."""
+) -> tuple[Values, SafetyValues, NDArray[np.float64]]:
+    """By (measure, side) the values, by measure of safety the values, and the seconds, each (pairs, methods)."""
     found: list[Values] = []
+    safe: list[SafetyValues] = []
     seconds: list[list[float]] = []
     _warm_up(pairs[0], contenders)
     for done, pair in enumerate(pairs, 1):
@@ -233,12 +238,28 @@ def _compare(
             found.append(measure_planes(np.concatenate(fused), *sources, convention=convention, device=device))
         except UnsupportedImage as error:
             raise UnsupportedImage(f"{pair.name}: {error.args[0]}", error.hint) from error
+        if convention == "standard":
+            safe.append(_check(np.concatenate(fused), structural, functional, is_color))
         seconds.append(list(times))
         if pictures:
             _save(pictures, f"{pair.name}.png", contenders, fused, functional)
         if progress:
             progress("comparing", done, len(pairs))
-    return {key: np.stack([values[key] for values in found]) for key in found[0]}, np.array(seconds)
+    return _stacked(found), _stacked(safe), np.array(seconds)
+
+
+def _stacked(rows: list[dict[_Key, NDArray[np.float64]]]) -> dict[_Key, NDArray[np.float64]]:
+    """By key what the rows, one a pair, hold of it."""
+    return {key: np.stack([row[key] for row in rows]) for key in (rows[0] if rows else ())}
+
+
+def _check(fused: Planes, structural: Picture, functional: Picture, is_color: bool) -> SafetyValues:
+    """What one pair's results do that they must not, as they would be saved; by measure, (methods,)."""
+    chroma = functional.chroma
+    if is_color and chroma is None:  # a grey picture among others in colour
+        chroma = np.zeros((*functional.luminance.shape, 2), np.float32)
+    pictures = [to_pictures(structural.luminance[None], None), to_pictures(functional.luminance[None], chroma)]
+    return measure_safety(to_pictures(fused, chroma), *(one.expand(len(fused), -1, -1, -1) for one in pictures))
 
 
 def _warm_up(pair: ImagePair, contenders: list[Contender]) -> None:

@@ -7,14 +7,14 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from medfuse.metrics import MEASURES, Convention, Measure
+from medfuse.metrics import MEASURES, SAFETY, Convention, Measure
 
 #: What a measure of two sources gives: over both, for each alone, and for the one that fared worse.
 SIDES = ("value", "structural", "functional", "worse")
@@ -51,6 +51,31 @@ class Statistic:
         return {**asdict(self), "mean": self.mean if math.isfinite(self.mean) else None}
 
 
+@dataclass(frozen=True)
+class Safety:
+    """Of what a fusion must not do, the mean hides what the worst of n values shows.
+
+    Args:
+        statistic: Over all values.
+        worst: The worst one.
+    """
+
+    statistic: Statistic
+    worst: float
+
+    @classmethod
+    def of(cls, measure: Measure, values: NDArray[np.floating]) -> Safety:
+        """The statistic, and the worst by the measure's direction, of (n,) values, n at least 1."""
+        return cls(Statistic.of(values), float(values.min() if measure.better == "higher" else values.max()))
+
+    def __str__(self) -> str:
+        return number(self.statistic.mean) + (f", worst {number(self.worst)}" if self.statistic.n > 1 else "")
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Plain values; infinities are null, as JSON has none."""
+        return {**self.statistic.to_json(), "worst": self.worst if math.isfinite(self.worst) else None}
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """What every measure gave every method on every pair.
@@ -66,6 +91,8 @@ class Table:
         values: By (measure, side), (pairs, methods) float64; the sides of `SIDES` that the measure has.
         seconds: Of fusing, (pairs, methods) float64.
         left_out: How many images have no partner of the same name.
+        safety: By measure of `SAFETY`, (pairs, methods) float64; of colour only where a functional image has some, and
+            empty in the paper's convention.
     """
 
     convention: Convention
@@ -78,11 +105,17 @@ class Table:
     values: Mapping[tuple[str, str], NDArray[np.float64]]
     seconds: NDArray[np.float64]
     left_out: int = 0
+    safety: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def measures(self) -> tuple[Measure, ...]:
         """The rows of the table."""
         return MEASURES[self.convention]
+
+    @property
+    def safety_measures(self) -> tuple[Measure, ...]:
+        """The rows below them: what a fusion must not do. They enter no rank."""
+        return measures_of(self.safety)
 
     def statistic(self, measure: str, method: str, side: str = "value") -> Statistic:
         """Over all pairs; a KeyError says that the measure has no such side."""
@@ -91,6 +124,10 @@ class Table:
     def seconds_of(self, method: str) -> Statistic:
         """Seconds a pair, of fusing alone."""
         return Statistic.of(self.seconds[:, self.methods.index(method)])
+
+    def safety_of(self, measure: str, method: str) -> Safety:
+        """Over all pairs; a KeyError says that the measure was not taken."""
+        return Safety.of(measures_of([measure])[0], self.safety[measure][:, self.methods.index(method)])
 
     def mean_ranks(self, side: str = "value") -> dict[str, float]:
         """By method: the mean, over the measures that have the side, of its rank; 1 is the best, ties share."""
@@ -119,6 +156,8 @@ class Table:
                     rows.append([name, *(str(self.statistic(measure.name, method, side)) for method in self.methods)])
         for name, side in (("mean rank", "value"), ("mean rank, worse source", "worse")):
             rows.append([name, *(f"{rank:.2f}" for rank in self.mean_ranks(side).values())])
+        for measure in self.safety_measures:
+            rows.append([heading(measure), *(str(self.safety_of(measure.name, method)) for method in self.methods)])
         rows.append(["seconds a pair", *(f"{self.seconds_of(method).mean:.3g}" for method in self.methods)])
         return rows
 
@@ -136,6 +175,7 @@ class Table:
             "pairs": len(self.pairs),
             "left_out": self.left_out,
             "measures": [described(measure) for measure in self.measures],
+            "safety": [described(measure) for measure in self.safety_measures],
             "methods": [self._described(method) for method in self.methods],
         }
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -151,6 +191,10 @@ class Table:
             for measure, side in self.values:
                 found = self.statistic(measure, method, side)
                 lines.writerow((*start, measure, side, found.mean, found.sd, found.n))
+            for measure in self.safety:
+                safe = self.safety_of(measure, method)
+                lines.writerow((*start, measure, "value", safe.statistic.mean, safe.statistic.sd, safe.statistic.n))
+                lines.writerow((*start, measure, "worst", safe.worst, None, safe.statistic.n))
             for side, rank in ranks.items():
                 lines.writerow((*start, "mean rank", side, rank[method], None, len(self.pairs)))
             found = self.seconds_of(method)
@@ -165,6 +209,7 @@ class Table:
             "method": method,
             "control": method in self.controls,
             "measures": measures,
+            "safety": {measure: self.safety_of(measure, method).to_json() for measure in self.safety},
             "mean_rank": self.mean_ranks()[method],
             "mean_rank_worse": self.mean_ranks("worse")[method],
             "seconds": self.seconds_of(method).to_json(),
@@ -178,6 +223,12 @@ def number(value: float) -> str:
 
 def _decimals(value: float) -> int:
     return 5 if 0 < round(abs(value), 5) < 0.01 else 3
+
+
+def measures_of(names: Iterable[str]) -> tuple[Measure, ...]:
+    """The measures of safety with these names, in the order of `SAFETY`."""
+    wanted = set(names)
+    return tuple(measure for kind in SAFETY.values() for measure in kind if measure.name in wanted)
 
 
 def heading(measure: Measure) -> str:

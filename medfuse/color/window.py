@@ -41,7 +41,7 @@ class Window:
         return np.clip(scaled, 0, 1, out=scaled)
 
     def __str__(self) -> str:
-        return f"{self.lower:g}:{self.upper:g}"
+        return f"{self.lower:.9g}:{self.upper:.9g}"
 
 
 @dataclass(frozen=True)

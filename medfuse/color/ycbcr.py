@@ -32,14 +32,30 @@ def rgb_from_ycbcr(ycbcr: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def rgb_with_luminance(luminance: NDArray[np.float32], chroma: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """As `rgb_from_ycbcr`, of Y (…) and of Cb and Cr (…, 2), which need not be joined for it.
+    """RGB (…, 3) uint8 of Y (…) in [0, 1] and of Cb and Cr (…, 2), the colour paled where it does not fit.
+
+    A colour as strong as a dark pixel's may not exist as light as it is to become. Cutting R, G and B off, as
+    `rgb_from_ycbcr` does, would turn its hue, by up to 44° on real PET, and miss the luminance. Here Cb and Cr are
+    scaled down together until R, G and B are in range: luminance and hue stay, and the colour gets paler.
 
     >>> rgb_with_luminance(np.float32([0.5]), np.zeros((1, 2), np.float32)).tolist()
     [[128, 128, 128]]
     """
     rgb = np.array(chroma @ RGB_FROM_YCBCR.T[1:].astype(np.float32))
     rgb += luminance[..., None]  # the weight of Y is 1 in R, G and B
+    beyond = ((rgb < 0) | (rgb > 1)).any(axis=-1)
+    if beyond.any():
+        rgb[beyond] = _paled(rgb[beyond], np.clip(luminance[beyond], 0, 1)[:, None])
     return _to_bytes(rgb)
+
+
+def _paled(rgb: NDArray[np.float32], luminance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Colours (N, 3) brought nearer the grey of their luminance, (N, 1), as far as needed to be in range."""
+    difference = rgb - luminance
+    room = np.where(difference > 0, 1 - luminance, luminance)
+    share = np.divide(room, np.abs(difference), out=np.ones_like(rgb), where=np.abs(difference) > room)
+    paled: NDArray[np.float32] = luminance + difference * share.min(axis=-1, keepdims=True)
+    return paled
 
 
 def _to_bytes(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -7,11 +7,14 @@
     card["SSIM"].worse                                # (N,), of the source that fared worse
     card.rows()                                       # a dictionary an image
 
+    score_safety(picture, structural, color).rows()   # what a fusion must not do, on pictures (N, 1 or 3, H, W)
+
 Every measure takes a batch (N, 1, H, W) and returns one float64 value an image, (N,), on the images' own device. It
 checks the images, brings them to grey levels 0-255, then computes; none is ever NaN. An 8-bit image and the same over
 255 give the same value.
 """
 
+from medfuse.metrics.color import Hue, color_loss, hottest_is_lightest, hue_error, tracer_order
 from medfuse.metrics.gradient import (
     average_gradient,
     edge_preservation,
@@ -27,32 +30,53 @@ from medfuse.metrics.information import (
     mutual_information,
     normalized_mutual_information,
 )
-from medfuse.metrics.scorecard import MEASURES, Measure, Score, Scorecard, score
+from medfuse.metrics.safety import background_error, flicker, gain_flicker
+from medfuse.metrics.scorecard import (
+    MEASURES,
+    SAFETY,
+    Measure,
+    Score,
+    Scorecard,
+    score,
+    score_safety,
+    score_stack,
+)
 from medfuse.metrics.similarity import correlation, correlation_of_difference, ms_ssim, psnr, ssim
 from medfuse.metrics.structure import fsim, vif
 
 __all__ = [
     "MEASURES",
+    "SAFETY",
     "Convention",
     "Feature",
+    "Hue",
     "Measure",
     "Score",
     "Scorecard",
     "average_gradient",
+    "background_error",
+    "color_loss",
     "correlation",
     "correlation_of_difference",
     "edge_preservation",
     "entropy",
     "feature_mutual_information",
+    "flicker",
     "fsim",
     "fusion_artifacts",
+    "gain_flicker",
+    "hottest_is_lightest",
+    "hue_error",
     "ms_ssim",
     "mutual_information",
     "normalized_mutual_information",
     "psnr",
     "score",
+    "score_safety",
+    "score_stack",
     "spatial_frequency",
     "ssim",
     "standard_deviation",
+    "tracer_order",
     "vif",
 ]

@@ -86,7 +86,7 @@ def edge_preservation(fused: Tensor, structural: Tensor, functional: Tensor) -> 
         (N,).
     """
     target, first, second = (_edges(levels) for levels in to_levels(fused, structural, functional))
-    kept = _XYDEAS.kept(target, first) * first.strength + _XYDEAS.kept(target, second) * second.strength
+    kept = XYDEAS.kept(target, first) * first.strength + XYDEAS.kept(target, second) * second.strength
     return divide(kept.sum(dim=(1, 2, 3)), (first.strength + second.strength).sum(dim=(1, 2, 3)))
 
 
@@ -113,38 +113,38 @@ def fusion_artifacts(fused: Tensor, structural: Tensor, functional: Tensor) -> T
     """
     target, first, second = (_edges(levels, scale=8) for levels in to_levels(fused, structural, functional))
     weights = [torch.where(source.strength < 2, 0.001, source.strength**1.5) for source in (first, second)]
-    lost = (1 - _PETROVIC.kept(target, first)) * weights[0] + (1 - _PETROVIC.kept(target, second)) * weights[1]
+    lost = (1 - PETROVIC.kept(target, first)) * weights[0] + (1 - PETROVIC.kept(target, second)) * weights[1]
     made_up = target.strength > torch.maximum(first.strength, second.strength)
     return (lost * made_up).sum(dim=(1, 2, 3)) / (weights[0] + weights[1]).sum(dim=(1, 2, 3))
 
 
 @dataclass(frozen=True)
-class _Edges:
+class Edges:
     """Sobel strength, and angle in (-π/2, π/2] with y upward, of every pixel; each (N, 1, H, W)."""
 
     strength: Tensor
     angle: Tensor
 
 
-def _edges(levels: Tensor, scale: float = 1) -> _Edges:
+def _edges(levels: Tensor, scale: float = 1) -> Edges:
     kernel = levels.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / scale
     padded = torch.nn.functional.pad(levels, (1, 1, 1, 1), mode="replicate")
     across = torch.nn.functional.conv2d(padded, kernel[None, None])
     down = torch.nn.functional.conv2d(padded, kernel.mT.contiguous()[None, None])
     upright = across.abs() < 1e-6  # what rounding leaves of 0 in a float image
     angle = torch.where(upright, math.pi / 2 * down.sign().abs(), torch.atan(-down / torch.where(upright, 1, across)))
-    return _Edges(torch.hypot(across, down), angle)
+    return Edges(torch.hypot(across, down), angle)
 
 
 @dataclass(frozen=True)
-class _Model:
+class EdgeModel:
     """How a viewer is taken to lose edges: a sigmoid (height, slope, middle) of strength, and one of angle."""
 
     strength: tuple[float, float, float]
     angle: tuple[float, float, float]
     is_root: bool
 
-    def kept(self, target: _Edges, source: _Edges) -> Tensor:
+    def kept(self, target: Edges, source: Edges) -> Tensor:
         """Q of every pixel, (N, 1, H, W)."""
         larger = torch.maximum(target.strength, source.strength)
         ratio = divide(torch.minimum(target.strength, source.strength), larger)
@@ -158,5 +158,5 @@ def _sigmoid(values: Tensor, height: float, slope: float, middle: float) -> Tens
     return height * torch.sigmoid(slope * (values - middle))
 
 
-_XYDEAS = _Model((0.9994, 15, 0.5), (0.9879, 22, 0.8), is_root=False)
-_PETROVIC = _Model((0.9999, 19, 0.5), (0.9995, 22, 0.5), is_root=True)
+XYDEAS = EdgeModel((0.9994, 15, 0.5), (0.9879, 22, 0.8), is_root=False)
+PETROVIC = EdgeModel((0.9999, 19, 0.5), (0.9995, 22, 0.5), is_root=True)

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from medfuse.metrics.color import color_loss, hottest_is_lightest, hue_error, luminance, tracer_order
 from medfuse.metrics.gradient import (
     average_gradient,
     edge_preservation,
@@ -28,6 +29,7 @@ from medfuse.metrics.information import (
     mutual_information,
     normalized_mutual_information,
 )
+from medfuse.metrics.safety import background_error, flicker, gain_flicker
 from medfuse.metrics.similarity import correlation, correlation_of_difference, ms_ssim, psnr, ssim
 from medfuse.metrics.structure import fsim, vif
 
@@ -147,6 +149,43 @@ def score(
         return Scorecard(tuple(_score(known[name], batches) for name in chosen))
 
 
+def score_safety(fused: Tensor, structural: Tensor, functional: Tensor) -> Scorecard:
+    """Measure what a batch of results must not do, as pictures that are seen: `SAFETY`, without "stack".
+
+    Args:
+        fused: (N, 3, H, W) RGB, or (N, 1, H, W) grey, uint8 or float in [0, 1].
+        structural: The same, with 1 or 3 channels.
+        functional: The same, with 1 or 3 channels; measures of colour are left out where it has 1.
+
+    Returns:
+        One score a measure, without sides, on the images' device.
+
+    Raises:
+        ValueError: The images are not fit (`medfuse.metrics.images`).
+    """
+    measures = (*SAFETY["grey"], *(SAFETY["color"] if functional.shape[1] == 3 else ()))
+    with torch.inference_mode():
+        return Scorecard(tuple(_score(measure, [(fused, structural, functional)]) for measure in measures))
+
+
+def score_stack(fused: Tensor, structural: Tensor, functional: Tensor) -> Scorecard:
+    """Measure what a stack of slices must not do: "stack" of `SAFETY`.
+
+    Args:
+        fused: (K, H, W), K at least 2, uint8 or float in [0, 1]; of colour the luminance.
+        structural: The same shape, on the same grid.
+        functional: The same shape.
+
+    Returns:
+        One score a measure, without sides, of one value, (1,), for the stack.
+
+    Raises:
+        ValueError: There are fewer than 2 slices, or the stacks are not fit (`medfuse.metrics.images`).
+    """
+    with torch.inference_mode():
+        return Scorecard(tuple(_score(measure, [(fused, structural, functional)]) for measure in SAFETY["stack"]))
+
+
 def _score(measure: Measure, batches: list[tuple[Tensor, ...]]) -> Score:
     parts = zip(*(measure.compute(*batch) for batch in batches), strict=True)
     value, structural, functional = (None if part[0] is None else torch.cat(part) for part in parts)
@@ -186,6 +225,21 @@ def _jointly(measure: _Three) -> Callable[[Tensor, Tensor, Tensor], _Values]:
         measure(fused, structural, structural),
         measure(fused, functional, functional),
     )
+
+
+def _together(measure: _Three) -> Callable[[Tensor, Tensor, Tensor], _Values]:
+    """A measure that looks at both sources at once, and cannot be told of one."""
+    return lambda *images: (measure(*images).reshape(-1), None, None)  # a stack has one value
+
+
+def _beside(measure: _Two) -> Callable[[Tensor, Tensor, Tensor], _Values]:
+    """A measure that looks at the functional source only."""
+    return lambda fused, _structural, functional: (measure(fused, functional), None, None)
+
+
+def _by_luminance(measure: _Two) -> Callable[[Tensor, Tensor, Tensor], _Values]:
+    """A measure of uptake, for which the functional picture's luminance stands."""
+    return lambda fused, _structural, functional: (measure(fused, luminance(functional)), None, None)
 
 
 def _mean(first: Tensor, second: Tensor) -> Tensor:
@@ -229,5 +283,32 @@ MEASURES: dict[Convention, tuple[Measure, ...]] = {
         Measure("FMI", "feature MI of Sobel edge maps, mean", "", "higher", _each(_edge_fmi, _mean)),
         Measure("FSIM", "integer gradients, mean", "", "higher", _each(partial(fsim, convention="paper"), _mean)),
         Measure("EN", "entropy of float values", "bits", "higher", _alone(partial(entropy, convention="paper"))),
+    ),
+}
+
+_mean_background = partial(background_error, largest=False)
+_most_of_hue = partial(hue_error, quantile=0.999)
+_cielab_hue = partial(hue_error, hue="cielab")
+_most_of_cielab_hue = partial(hue_error, hue="cielab", quantile=0.999)
+
+#: What a fusion must not do, on pictures as they are seen: "grey" of all, "color" where the functional one has colour,
+#: "stack" of the slices of a volume.
+SAFETY: dict[Literal["grey", "color", "stack"], tuple[Measure, ...]] = {
+    "grey": (
+        Measure("background", "largest level where both are black", "levels", "lower", _together(background_error)),
+        Measure("background mean", "mean level there", "levels", "lower", _together(_mean_background)),
+    ),
+    "color": (
+        Measure("hue", "hue turned, of HSV, mean", "°", "lower", _beside(hue_error)),
+        Measure("hue 99.9 %", "the same, 99.9th percentile", "°", "lower", _beside(_most_of_hue)),
+        Measure("hue CIELAB", "hue turned, of CIELAB, mean", "°", "lower", _beside(_cielab_hue)),
+        Measure("hue CIELAB 99.9 %", "the same, 99.9th percentile", "°", "lower", _beside(_most_of_cielab_hue)),
+        Measure("colour lost", "share of coloured pixels shown grey", "", "lower", _beside(color_loss)),
+        Measure("tracer order", "rank agreement where it is hot", "", "higher", _by_luminance(tracer_order)),
+        Measure("hottest", "hottest 1 % among the lightest", "", "higher", _by_luminance(hottest_is_lightest)),
+    ),
+    "stack": (
+        Measure("flicker", "change between slices, against the sources' own", "", "lower", _together(flicker)),
+        Measure("gain flicker", "brightness that pumps on still pixels", "%", "lower", _together(gain_flicker)),
     ),
 }

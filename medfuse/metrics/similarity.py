@@ -62,7 +62,7 @@ def ssim(fused: Tensor, source: Tensor, *, convention: Convention = "standard") 
         UnsupportedImage: The images are smaller than 11 × 11.
     """
     first, second = to_levels(fused, source, smallest=SSIM_WINDOW, clip=convention == "standard")
-    luminance, contrast = _ssim_maps(first, second)
+    luminance, contrast = ssim_maps(first, second)
     return (luminance * contrast).mean(dim=(1, 2, 3))
 
 
@@ -93,7 +93,7 @@ def ms_ssim(fused: Tensor, source: Tensor) -> Tensor:
     weights = first.new_tensor(SCALE_WEIGHTS[:count]) * (sum(SCALE_WEIGHTS) / sum(SCALE_WEIGHTS[:count]))
     product = first.new_ones(len(first))
     for scale, weight in enumerate(weights):
-        luminance, contrast = _ssim_maps(first, second)
+        luminance, contrast = ssim_maps(first, second)
         term = luminance * contrast if scale == count - 1 else contrast
         product = product * term.mean(dim=(1, 2, 3)).clamp(min=0) ** weight
         first, second = _halve(first), _halve(second)
@@ -149,7 +149,7 @@ def _pearson(first: Tensor, second: Tensor) -> Tensor:
     return divide((first * second).sum(dim=(1, 2, 3)), product.sqrt()).clamp(-1, 1)
 
 
-def _ssim_maps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def ssim_maps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """The luminance map, and the product of contrast and structure, each (N, 1, H-10, W-10)."""
     stack = torch.cat([first, second, first * first, second * second, first * second])
     mean_x, mean_y, xx, yy, xy = smooth(stack, gaussian(SSIM_WINDOW, 1.5)).chunk(5)

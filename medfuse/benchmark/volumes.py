@@ -1,0 +1,90 @@
+"""What methods must not do, on a pair of volumes: slice by slice, and from slice to slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from medfuse.align.resample import resample
+from medfuse.benchmark.contenders import to_contenders
+from medfuse.benchmark.measuring import SafetyValues, check_shown
+from medfuse.benchmark.table import Safety, heading, markdown, measures_of
+from medfuse.color import Percentiles, Window
+from medfuse.fusion import DEFAULT_PALETTE, choose_device, display_of
+from medfuse.volume import Volume
+
+#: Called with (what is being done, done, total).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class SafetyTable:
+    """What the measures of safety gave every method on one pair of volumes.
+
+    Args:
+        slices: How many slices the volumes have.
+        values: By method, by measure, (slices,), or (1,) of the slices together.
+    """
+
+    slices: int
+    values: Mapping[str, SafetyValues]
+
+    def safety_of(self, measure: str, method: str) -> Safety:
+        """Over all slices; a KeyError says that the measure was not taken."""
+        return Safety.of(measures_of([measure])[0], self.values[method][measure])
+
+    def cells(self) -> list[list[str]]:
+        """Rows of text, the header first: a row a measure, a column a method."""
+        rows = [["measure", *self.values]]
+        for measure in measures_of(next(iter(self.values.values()))):
+            rows.append([heading(measure), *(str(self.safety_of(measure.name, method)) for method in self.values)])
+        return rows
+
+    def to_markdown(self) -> str:
+        """Title and table."""
+        return f"{self.slices} slices; mean and worst slice\n\n{markdown(self.cells())}"
+
+
+def check_volumes(
+    structural: Volume,
+    functional: Volume,
+    methods: str = "all",
+    *,
+    window: Window | Percentiles | None = None,
+    structural_window: Window | Percentiles | None = None,
+    palette: str = DEFAULT_PALETTE,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> SafetyTable:
+    """Fuse two volumes by several methods, and by the controls, and measure what none of them must do.
+
+    Args:
+        structural: MR or CT; its slices are those of the result.
+        functional: The other one, in the same world; it is resampled where its grid is another.
+        methods: As for `medfuse.benchmark.run`.
+        window: Of the functional volume, as for `medfuse.fuse`; None for its default.
+        structural_window: Of the structural volume, likewise.
+        palette: Of a functional volume that shows uptake.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        progress: Called after each method.
+
+    Raises:
+        ValueError: An unknown word.
+        NoOverlap: No voxel of one volume lies inside the other.
+        WeightsError: Weights cannot be used.
+    """
+    contenders = to_contenders(methods, str(choose_device(device)))
+    displays = (
+        display_of(structural, functional=False, window=structural_window),
+        display_of(functional, functional=True, window=window, palette=palette),
+    )
+    if not functional.grid.matches(structural.grid):
+        functional = resample(functional, structural.grid)
+    sources = [display.show(one.array) for display, one in zip(displays, (structural, functional), strict=True)]
+    values = {}
+    for done, contender in enumerate(contenders, 1):
+        fused = contender.fuse(*(luminance for luminance, _ in sources))
+        values[contender.name] = check_shown((fused, sources[1][1]), *sources)
+        if progress:
+            progress("checking", done, len(contenders))
+    return SafetyTable(structural.grid.shape[0], values)
