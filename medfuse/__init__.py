@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medfuse.errors import MedfuseError
     from medfuse.fusion import METHODS, Engine
     from medfuse.grid import Grid
+    from medfuse.io.dicom_options import DicomOptions
     from medfuse.io.files import inspect, read, write
     from medfuse.pipeline import fuse
     from medfuse.volume import Modality, Pair, Source, Step, Unit, Volume
@@ -33,6 +34,7 @@ _HOMES = {
     "medfuse.errors": ("MedfuseError",),
     "medfuse.fusion": ("METHODS", "Engine"),
     "medfuse.grid": ("Grid",),
+    "medfuse.io.dicom_options": ("DicomOptions",),
     "medfuse.io.files": ("inspect", "read", "write"),
     "medfuse.pipeline": ("fuse",),
     "medfuse.volume": ("Modality", "Pair", "Source", "Step", "Unit", "Volume"),
@@ -42,6 +44,7 @@ __all__ = [
     "METHODS",
     "PALETTES",
     "Alignment",
+    "DicomOptions",
     "Engine",
     "Grid",
     "MedfuseError",

@@ -16,6 +16,7 @@ from medfuse.align.verdict import Trust, Verdict
 from medfuse.align.warp import Warp
 from medfuse.errors import GeometryError, MedfuseWarning, NoOverlap, RegistrationError
 from medfuse.grid import Grid
+from medfuse.io.dicom_uids import fingerprint
 from medfuse.stages import stage
 from medfuse.volume import Volume
 
@@ -37,11 +38,13 @@ class Alignment:
         transform: From the structural world to the functional one.
         reason: Why this transform: what it rests on, in words.
         registration: The registration that was run, if one was, with its verdict; whether it was used or not.
+        of: Of a volume that rides along, the fingerprint of the one that was aligned (`medfuse.io.dicom_uids`).
     """
 
     transform: Transform | Warp
     reason: str
     registration: Registration | None = None
+    of: str | None = None
 
     @property
     def trust(self) -> Trust | None:
@@ -54,13 +57,16 @@ class Alignment:
         return self.registration is not None and self.transform is self.registration.transform
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; of a deformable transform the matrix is its linear part."""
+        """Plain values; of a deformable transform the matrix is its linear part, and a hash tells a given one."""
+        given = self.transform if isinstance(self.transform, Warp) and not self.is_registered else None
         return {
             "reason": self.reason,
             "registered": self.is_registered,
             "trust": self.trust.value if self.trust else None,
             "moving_from_fixed": self.transform.moving_from_fixed.tolist(),
             "deformable": isinstance(self.transform, Warp),
+            **({"deformation_sha256": given.sha256} if given else {}),
+            **({"of_sha256": self.of} if self.of else {}),
             "registration": self.registration.to_json() if self.registration else None,
         }
 
@@ -154,7 +160,7 @@ def ride_along(alignment: Alignment, functional: Volume, also: Volume) -> Alignm
         GeometryError: Nothing says that the two share coordinates.
     """
     reason = f"with the {functional.modality.value}, {check_ride(functional, also)}: {alignment.reason}"
-    return replace(alignment, reason=reason)
+    return replace(alignment, reason=reason, of=fingerprint(functional))
 
 
 def check_ride(functional: Volume, also: Volume) -> str:

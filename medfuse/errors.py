@@ -12,7 +12,8 @@
     │ └ NoOverlap                       nothing of one volume lies inside the other
     ├ RegistrationError             5   no alignment was found, or none that may be used
     ├ WeightsError                  6   the network's weights are absent, altered or of another network
-    └ OutputError                   7   the result could not be written
+    ├ OutputError                   7   the result could not be written
+    └ NetworkError                  8   another node or service did not answer, or refused
 
 The number is the exit code of the command line; 2 is the command line's own usage error. A message says what was
 expected, what was found and where; `hint` says what to do. Neither ever holds patient data. A programmer's mistake
@@ -106,3 +107,9 @@ class OutputError(MedfuseError):
     """The result could not be written; nothing was left behind."""
 
     exit_code = 7
+
+
+class NetworkError(MedfuseError):
+    """Another node or service did not answer, or refused."""
+
+    exit_code = 8

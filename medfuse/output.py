@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from medfuse.errors import OutputError
 
 
 @contextmanager
-def whole(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+def whole(
+    path: Path, *, overwrite: bool, inputs: Iterable[Path] = (), may_hold: Collection[str] = ()
+) -> Iterator[Path]:
     """A path to write a file or folder to, which takes its place at `path` when the block ends well.
 
     The block makes the file or folder itself, at the path given to it: of the same name, in a temporary folder beside
@@ -23,6 +25,7 @@ def whole(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterat
         path: Where the result shall be. Folders above it are made.
         overwrite: Whether an existing file, or a folder that holds an earlier result of the same kind, may be replaced.
         inputs: Files and folders that were read, and must not be replaced.
+        may_hold: Names of files that an earlier result may hold although the new one does not.
 
     Raises:
         OutputError: The target exists, is or holds an input, holds files of others, or cannot be written.
@@ -44,7 +47,7 @@ def whole(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterat
             beside = Path(temporary, "new", target.name)
             beside.parent.mkdir()
             yield beside
-            _put(beside, target, Path(temporary, "old"), overwrite)
+            _put(beside, target, Path(temporary, "old"), overwrite, may_hold)
     except BaseException as error:
         for folder in reversed(made):
             _remove_if_empty(folder)
@@ -110,14 +113,14 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _put(new: Path, target: Path, old: Path, overwrite: bool) -> None:
+def _put(new: Path, target: Path, old: Path, overwrite: bool, may_hold: Collection[str]) -> None:
     """Move the new file or folder to its target; what was there is moved to `old` first, and back on failure."""
     if not new.exists():
         raise RuntimeError(f"nothing was written to {new.name}")
     if target.exists() and not _is_empty_folder(target):
         if not overwrite:
             raise OutputError(f"expected a new file or folder, found that {target.name} exists by now", "Try again")
-        _check_replaceable(new, target)
+        _check_replaceable(new, target, may_hold)
     if not new.is_dir() and not target.is_dir():
         new.replace(target)
         return
@@ -133,11 +136,12 @@ def _put(new: Path, target: Path, old: Path, overwrite: bool) -> None:
         raise
 
 
-def _check_replaceable(new: Path, target: Path) -> None:
+def _check_replaceable(new: Path, target: Path, may_hold: Collection[str]) -> None:
     """Refuse to replace a folder that holds anything but an earlier result: names, digits apart, as in the new one."""
     if new.is_dir() and not target.is_dir():
         raise OutputError(f"expected a folder to write, found the file {target.name}", "Choose another name")
     strangers = _names(target) - _names(new) if target.is_dir() else set()
+    strangers = {name for name in strangers if name.rpartition("/")[2] not in may_hold}
     if strangers:
         raise OutputError(
             f"expected only an earlier result in the folder {target.name}, found {len(strangers)} other kinds of files",

@@ -16,8 +16,11 @@ from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, parse_windo
 from medfuse.errors import GeometryError, OutputError, PatientMismatch, UnsupportedImage
 from medfuse.fusion import DEFAULT_PALETTE, Engine, display_of
 from medfuse.grid import Grid
+from medfuse.io.dicom_deidentify import deidentified
+from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.files import check_output, known_suffix, read, write
 from medfuse.io.limits import MAX_VOXELS
+from medfuse.io.results import NAMES, write_moved, write_result
 from medfuse.output import whole
 from medfuse.stages import stage
 from medfuse.volume import Pair, Step, Unit, Volume
@@ -123,7 +126,7 @@ def fuse(
                     "strategy": engine.method.strategy,
                     "weights_sha256": engine.method.weights_sha256,
                     "precision": engine.method.precision,
-                    "grid": grid if isinstance(grid, str | float | int) else "given",
+                    "grid": _name_of(grid, functional.grid),
                     "structural": _described(structural, str(shown_structural.window), None),
                     "functional": _described(functional, str(shown_functional.window), shown_functional.palette),
                     "meaning": "for display only: values are neither HU nor SUV; not for diagnostic use",
@@ -133,12 +136,33 @@ def fuse(
     )
 
 
+def resampled(functional: Volume, fused: Volume, alignment: Alignment) -> Volume:
+    """The functional scan on the grid of the fused volume, in its own unit.
+
+    Args:
+        functional: The scan that was fused.
+        fused: What `fuse` returned.
+        alignment: How the two scans lie to one another.
+
+    Raises:
+        UnsupportedImage: It is in colour, which is no unit.
+        NoOverlap: Nothing of it lies there.
+    """
+    if functional.is_color:
+        raise UnsupportedImage("expected a functional scan with a unit to resample, found a colour volume")
+    return resample(functional, fused.grid, alignment.transform)
+
+
 def write_fused(
     fused: Volume,
     out: Path,
     format: str | None = None,
     *,
     also: Volume | None = None,
+    companions: bool = True,
+    moved: Volume | None = None,
+    deidentify: bytes | None = None,
+    dicom: DicomOptions | None = None,
     overwrite: bool = False,
     inputs: tuple[Path, ...] = (),
 ) -> list[Path]:
@@ -150,6 +174,12 @@ def write_fused(
         format: "dicom" makes `out` a folder of slices; "nifti" puts `fused.nii.gz` and `fused.json` in it; "both" puts
             these there beside a folder `dicom`. None: DICOM where the structural scan was DICOM, otherwise NIfTI.
         also: A second fused volume, of a series that rode along; it goes likewise to the folder `also` in `out`.
+        companions: Write the registration and the blending of the two scans beside a DICOM series, where both were
+            DICOM (`medfuse.io.dicom_companions`).
+        moved: What `resampled` returned, to write as `resampled`, in its own unit: a folder of DICOM, or NIfTI.
+        deidentify: A key to de-identify all of it under (`medfuse.io.dicom_deidentify`); None leaves the patient named.
+        dicom: Form, name and number of the DICOM series, and whether a rerun gets its UIDs; without a format, to give
+            any of these makes it DICOM.
         overwrite: Replace what an earlier run wrote there.
         inputs: What was read, and must not be replaced.
 
@@ -160,22 +190,22 @@ def write_fused(
         ValueError: An unknown format.
         OutputError: The target exists or cannot be written, or has the name of another format.
     """
-    check_target(out, format, also=also is not None, overwrite=overwrite, inputs=inputs)
-    format = format or ("nifti" if fused.source.header is None else "dicom")
-    if also is None and (known_suffix(out) or format == "dicom"):
+    several = also is not None or moved is not None
+    check_target(out, format, also=several, dicom=dicom, overwrite=overwrite, inputs=inputs)
+    dicom = dicom or DicomOptions()
+    if deidentify is not None:
+        fused = deidentified(fused, deidentify)
+        also, moved = (each and deidentified(each, deidentify) for each in (also, moved))
+    format = format or ("nifti" if fused.source.header is None and dicom == DicomOptions() else "dicom")
+    if known_suffix(out):
         return write(fused, out, overwrite=overwrite, inputs=inputs)
-    with stage("write"), whole(out, overwrite=overwrite, inputs=inputs) as beside:
-        written = _write_formats(fused, beside, format)
+    with stage("write"), whole(out, overwrite=overwrite, inputs=inputs, may_hold=NAMES) as beside:
+        written = write_result(fused, beside, format, companions, dicom)
         if also is not None:
-            written += _write_formats(also, beside / ALSO, format, nth=2)
+            written += write_result(also, beside / ALSO, format, companions, dicom, nth=2)
+        if moved is not None:
+            written += write_moved(moved, fused, beside, format, dicom)
         return [out / path.relative_to(beside) for path in written]
-
-
-def _write_formats(fused: Volume, folder: Path, format: str, nth: int = 1) -> list[Path]:
-    if format == "dicom":
-        return write(fused, folder, format="dicom", nth=nth)
-    written = write(fused, folder / "fused.nii.gz")
-    return [*written, *write(fused, folder / "dicom", format="dicom", nth=nth)] if format == "both" else written
 
 
 def check_target(
@@ -183,6 +213,7 @@ def check_target(
     format: str | None = None,
     *,
     also: bool = False,
+    dicom: DicomOptions | None = None,
     overwrite: bool = False,
     inputs: tuple[Path, ...] = (),
 ) -> None:
@@ -191,19 +222,22 @@ def check_target(
     Args:
         out: As for `write_fused`.
         format: As for `write_fused`.
-        also: Whether a second volume is to be written.
+        also: Whether a second volume is to be written beside the first.
+        dicom: As for `write_fused`.
         overwrite: As for `write_fused`.
         inputs: As for `write_fused`.
 
     Raises:
-        ValueError: An unknown format.
+        ValueError: An unknown format, or what is said of a DICOM series although none is to be written.
         OutputError: The target exists, cannot be written to, or has the name of another format.
     """
     if format not in (*FORMATS, None):
         raise ValueError(f"expected a format of {', '.join(FORMATS)}, got {format!r}")
     if known_suffix(out) and (format == "both" or also):
-        needed = "both formats" if format == "both" else "two fused series"
+        needed = "both formats" if format == "both" else "two series"
         raise OutputError(f"expected a folder for {needed}, found the file name {out.name}", "Name a folder")
+    if dicom not in (None, DicomOptions()) and (known_suffix(out) or format == "nifti"):
+        raise ValueError("expected a DICOM series with the options of one, got another format to write")
     named = format if known_suffix(out) or format == "dicom" else None
     check_output(out, format=named, overwrite=overwrite, inputs=inputs)
 
@@ -277,6 +311,13 @@ def _target(structural: Volume, functional: Volume, grid: str | float | Grid) ->
     if grid == "functional":
         return functional.grid
     return _fine(structural.grid, _spacing(grid))
+
+
+def _name_of(grid: str | float | Grid, functional: Grid) -> str | float:
+    """A grid as the history says it."""
+    if isinstance(grid, Grid):
+        return "functional" if grid is functional else "given"
+    return grid
 
 
 def _fine(grid: Grid, spacing_mm: float) -> Grid:

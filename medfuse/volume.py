@@ -69,6 +69,8 @@ class Source:
         header: DICOM only: the data set of the first slice, without pixel data and private elements.
         instances: DICOM only: (SOP Class UID, SOP Instance UID) of every file used, in slice order.
         also: Of a fused volume, the sources of the other volumes that went into it.
+        rescales: DICOM only: (slope, intercept) of each of the files, from its stored values to the volume's unit;
+            empty where a file has more than one such pair, or none.
 
     Its repr shows no header and no UID, so that neither reaches a log.
     """
@@ -77,6 +79,7 @@ class Source:
     header: Dataset | None = field(default=None, repr=False, compare=False)
     instances: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     also: tuple[Source, ...] = ()
+    rescales: tuple[tuple[float, float], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,6 +39,7 @@ COMMANDS = (
     "fuse",
     "info",
     "register",
+    "run",
     "convert",
     "methods",
     "demo",
@@ -214,7 +215,7 @@ def test_fuse_says_what_it_did_and_where_it_wrote(medfuse: Command, scans: Path,
     assert "12 slices of 18 × 20 with maximum on cpu" in ran.out
     assert "not for diagnostic use" in ran.out
     names = {path.name for path in Path("out").iterdir()}
-    slices = {f"fused-{n:04d}.dcm" for n in range(1, 13)}
+    slices = {f"fused-{n:04d}.dcm" for n in range(1, 13)} | {"blending.dcm"}
     assert (
         names
         == {
@@ -678,7 +679,7 @@ def test_what_may_not_ride_along(refused: Callable[..., None], scans: Path) -> N
     study = ("fuse", scans / "study/mr", scans / "study/ct", *FUSE)
     refused(4, "expected a series to ride along.*--save-transform", *study, "-o", "out", "--also", scans / "pet.nii.gz")
     refused(3, "two patient identities", *study, "-o", "out", "--also", scans / "other")
-    refused(7, "folder for two fused series", *study, "-o", "x.nii", "--also", scans / "study/pet")
+    refused(7, "folder for two series", *study, "-o", "x.nii", "--also", scans / "study/pet")
     refused(7, "is or holds an input", *study, "-o", scans / "study/pet", "--overwrite", "--also", scans / "study/pet")
 
 

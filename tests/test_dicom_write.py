@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import warnings
 from dataclasses import replace
@@ -15,7 +13,20 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conftest import oblique_direction
+from derived import (
+    KINDS,
+    SHAPE,
+    complaints,
+    expected_values,
+    external,
+    fake_header,
+    grid_of,
+    instances,
+    objects,
+    tolerance,
+    volume_of,
+    written,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, Sequence
@@ -27,102 +38,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+import medfuse
 from medfuse.errors import OutputError
 from medfuse.grid import Grid
 from medfuse.io.dicom_write import write_dicom
-from medfuse.volume import Modality, Source, Unit, Volume
-
-SHAPE = (5, 7, 9)
-KINDS = ("color", "fused", "whole", "signed", "real")
-
-
-def external(name: str) -> str:
-    """The path of a program that judges what was written."""
-    found = shutil.which(name)
-    if found is None and "CI" in os.environ:
-        pytest.fail(f"{name} is not installed, but CI must run it")
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
-def grid_of(left_handed: bool = False, seed: int = 1, frame: str | None = "1.2.826.0.1.999") -> Grid:
-    direction = oblique_direction(seed)
-    if left_handed:
-        direction = direction * (-1, 1, 1)
-    return Grid.from_axes(SHAPE, (-31.5, 44.25, 117.123456789), (3.0, 1.5, 1.25), direction, frame)
-
-
-def volume_of(kind: str, grid: Grid | None = None, source: Source | None = None) -> Volume:
-    rng = np.random.default_rng(3)
-    grid, source = grid or grid_of(), source or Source()
-    if kind == "color":
-        color = rng.integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
-        return Volume(color, grid, Modality.FUSED, Unit.RGB, source)
-    array = {
-        "fused": rng.permutation(np.linspace(0, 1, np.prod(SHAPE))),
-        "whole": rng.integers(0, 60_000, SHAPE).astype(np.float32),
-        "signed": rng.integers(-500, 3000, SHAPE),
-        "real": rng.normal(0, 1e-3, SHAPE),
-    }[kind]
-    modality = Modality.FUSED if kind == "fused" else Modality.MR
-    return Volume(array.reshape(SHAPE), grid, modality, source=source)
-
-
-def expected_values(volume: Volume) -> np.ndarray:
-    """The values that a reader finds: grey fused ones are stored as 0-4095."""
-    is_grey_fused = volume.modality is Modality.FUSED and not volume.is_color
-    return np.rint(volume.array * 4095) if is_grey_fused else volume.array
-
-
-def tolerance(volume: Volume) -> float:
-    """Half a step of 16 bits where values are not whole."""
-    return 0.0 if volume.array.dtype.kind in "iu" else 0.51 * float(np.ptp(volume.array)) / 65535
-
-
-def fake_header(**attributes: object) -> Dataset:
-    header = Dataset()
-    for keyword, value in {
-        "SpecificCharacterSet": "ISO_IR 192",
-        "SOPClassUID": MRImageStorage,
-        "Modality": "MR",
-        "Manufacturer": "Scanner & Söhne",
-        "PatientName": "Müller^Jürgen",
-        "PatientID": "case 7",
-        "PatientBirthDate": "19501231",
-        "PatientSex": "O",
-        "PatientWeight": "70.5",
-        "StudyInstanceUID": "1.2.3.4",
-        "StudyDate": "20200102",
-        "StudyTime": "101112.5",
-        "StudyID": "S1",
-        "AccessionNumber": "A1",
-        "StudyDescription": "Knie",
-        "ReferringPhysicianName": "Æsop",
-        "SeriesNumber": 7,
-        "FrameOfReferenceUID": "1.2.826.0.1.999",
-        "PositionReferenceIndicator": "SN",
-        "BodyPartExamined": "KNEE",
-        "Laterality": "L",
-        "PatientPosition": "FFP",
-        "ScanningSequence": ["SE", "IR"],
-        "SequenceVariant": "SK",
-        "MRAcquisitionType": "2D",
-        "RepetitionTime": "500",
-        "EchoTime": "12",
-        "InversionTime": "100",
-        **attributes,
-    }.items():
-        setattr(header, keyword, value)
-    return header
-
-
-def instances(root: str, count: int, sop_class: str = MRImageStorage) -> tuple[tuple[str, str], ...]:
-    return tuple((sop_class, f"{root}.{n}") for n in range(count))
-
-
-def written(volume: Volume, folder: Path) -> list[Dataset]:
-    return [pydicom.dcmread(path) for path in write_dicom(volume, folder)]
+from medfuse.volume import Modality, Source, Unit
 
 
 @pytest.fixture(params=["no header", "MR_T1", "CT"])
@@ -142,18 +62,6 @@ def real_source(request: pytest.FixtureRequest) -> Source:
 @pytest.fixture(params=[False, True], ids=["right-handed", "left-handed"])
 def grid(request: pytest.FixtureRequest) -> Grid:
     return grid_of(left_handed=request.param)
-
-
-def complaints(paths: list[Path]) -> list[str]:
-    """The lines in which dciodvfy finds an error, under its older and its newer reading of the standard."""
-    runs = [
-        subprocess.run([external("dciodvfy"), *options, path], capture_output=True, text=True, check=False)
-        for path in paths
-        for options in ([], ["-new"])
-    ]
-    lines = [line for run in runs for line in (run.stdout + run.stderr).splitlines()]
-    assert any(line in ("SCImage", "MRImage") for line in lines)
-    return [line for line in lines if "Error" in line]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -505,3 +413,33 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="File exists"):
         write_dicom(volume_of("color"), tmp_path)
     assert (tmp_path / "fused-0001.dcm").read_text() == "mine"
+
+
+@pytest.mark.parametrize("options", [{}, {"multiframe": True}, {"grey_as": "parametric-map"}], ids=str)
+@pytest.mark.parametrize("kind", ["color", "fused"])
+def test_the_software_is_named_with_version_and_weights(kind: str, options: dict[str, object], tmp_path: Path) -> None:
+    volume = volume_of(kind, source=Source("dicom", fake_header()))
+    volume = volume.derive("fuse", {"method": "dilran", "weights_sha256": "ab" * 32})
+    item = objects(volume, tmp_path, **options)[0].ContributingEquipmentSequence[-1]
+    assert item.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+    assert (item.Manufacturer, item.SoftwareVersions) == ("medfuse", medfuse.__version__)
+    assert item.ContributionDescription == f"not for diagnostic use, method dilran, weights SHA-256 {'ab' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "modality"), [("color", Modality.FUSED), ("fused", Modality.MR), ("whole", Modality.MR)]
+)
+def test_what_medfuse_reads_it_as(kind: str, modality: Modality, tmp_path: Path) -> None:
+    volume = volume_of(kind)
+    write_dicom(volume, tmp_path)
+    found = medfuse.read(tmp_path)
+    assert found.modality is modality
+    assert found.grid.matches(volume.grid)
+    np.testing.assert_array_equal(found.array, expected_values(volume))
+
+
+def test_color_of_other_makers_is_not_taken_for_fused(tmp_path: Path) -> None:
+    for dataset in written(volume_of("color"), tmp_path):
+        dataset.Manufacturer = "someone"
+        dataset.save_as(dataset.filename)
+    assert medfuse.read(tmp_path).modality is Modality.OTHER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import SimpleITK as sitk
@@ -67,6 +68,12 @@ class Warp:
     def moving_from_fixed(self) -> NDArray[np.float64]:
         """(4, 4) matrix of the linear part, in LPS mm."""
         return self.linear.moving_from_fixed
+
+    @property
+    def sha256(self) -> str:
+        """A hash of all its numbers, which tells it from a warp of the same linear part."""
+        numbers = [(p.GetName(), p.GetFixedParameters(), p.GetParameters()) for p in _parts(self.itk)]
+        return sha256(repr(numbers).encode()).hexdigest()
 
     @property
     def rotation_degrees(self) -> float:

@@ -15,7 +15,22 @@ from typing import Any, NoReturn
 
 import typer
 
-from medfuse.cli import bench, convert, demo, fuse, info, register, score, train, weights
+from medfuse.cli import (
+    bench,
+    convert,
+    demo,
+    fuse,
+    info,
+    pull,
+    push,
+    queue,
+    register,
+    run,
+    score,
+    serve,
+    train,
+    weights,
+)
 from medfuse.errors import MedfuseError
 
 #: What typer raises on wrong usage; it exports this child of it only.
@@ -25,12 +40,17 @@ app = typer.Typer(name="medfuse", pretty_exceptions_enable=False, add_completion
 app.command("fuse")(fuse.fuse)
 app.command("info")(info.info)
 app.command("register")(register.register)
+app.command("run")(run.run)
 app.command("convert")(convert.convert)
 app.command("methods")(info.methods)
 app.command("demo")(demo.demo)
 app.command("bench")(bench.bench)
 app.command("score")(score.score)
 app.command("train")(train.train)
+app.command("serve")(serve.serve)
+app.command("push")(push.push)
+app.command("pull")(pull.pull)
+app.add_typer(queue.app, name="queue")
 app.add_typer(weights.app, name="weights")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -25,10 +26,14 @@ from medfuse.cli.options import (
     AllowGaps,
     AnyPatient,
     As_json,
+    Deidentify,
+    DeidentifyKey,
     FillNan,
     Frame,
+    NoCompanions,
     Out,
     Overwrite,
+    Resampled,
     SeriesOf,
     Threads,
     Units,
@@ -36,6 +41,7 @@ from medfuse.cli.options import (
 )
 from medfuse.cli.profile import print_profile, profile_json
 from medfuse.errors import UnreadableFile
+from medfuse.io.dicom_options import DicomOptions
 from medfuse.stages import Profile, profiled, stage
 
 
@@ -95,6 +101,30 @@ def fuse(
     allow_2d: Allow2d = False,
     fill_nan: FillNan = None,
     any_patient: AnyPatient = False,
+    multiframe: Annotated[
+        bool, typer.Option("--multiframe", help="Colour as one multi-frame DICOM object, not a file for each slice.")
+    ] = False,
+    grey_as: Annotated[
+        str, typer.Option(help="Grey in DICOM: mr (derived images), or parametric-map (one object of floats).")
+    ] = "mr",
+    series_description: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help='Of the DICOM series, with {structural}, {functional}, {method}, {strategy}; the words "not for '
+            'diagnostic use" end it always.',
+        ),
+    ] = None,
+    series_number: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the DICOM series; default 1000 above the structural scan's.")
+    ] = None,
+    stable_uids: Annotated[
+        bool, typer.Option("--stable-uids", help="The same UIDs when the same job is done again: a rerun replaces.")
+    ] = False,
+    no_companions: NoCompanions = False,
+    resampled: Resampled = False,
+    deidentify: Deidentify = False,
+    deidentify_key: DeidentifyKey = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Threads = None,
     precision: Annotated[
@@ -118,18 +148,23 @@ def fuse(
             from medfuse.fusion import Engine
             from medfuse.output import whole
 
-        inputs = tuple(path for path in (structural, functional, also, transform, weights) if path)
-        of_structural = {"series": structural_series, "modality": structural_modality, "frame": structural_frame}
-        of_functional = {"series": functional_series, "modality": functional_modality, "frame": functional_frame}
+        inputs = tuple(path for path in (structural, functional, also, transform, weights, deidentify_key) if path)
+        of_structural, of_functional = (
+            {"series": structural_series, "modality": structural_modality, "frame": structural_frame},
+            {"series": functional_series, "modality": functional_modality, "frame": functional_frame},
+        )
         of_also = {"series": also_series, "modality": also_modality, "frame": also_frame, "units": also_units}
         of_all = {"fill_nan": fill_nan, "allow_gaps": allow_gaps, "allow_2d": allow_2d}
         choices = (structural_window, window, also_window)
         with usage_errors():
             pipeline.check_words(register=register, grid=grid, palette=palette, windows=choices)
-            pipeline.check_target(out, format, also=also is not None, overwrite=overwrite, inputs=inputs)
+            dicom = DicomOptions(multiframe, grey_as, series_description, series_number, stable_uids)
+            pipeline.check_target(
+                out, format, also=also is not None or resampled, dicom=dicom, overwrite=overwrite, inputs=inputs
+            )
             _check_transforms(transform, save_transform, out, register, overwrite, inputs)
-            if also is None and any(word is not None for word in (also_window, *of_also.values())):
-                raise ValueError("expected --also with its options, got them alone")
+            _check_extras(resampled, grid, also, also_window, *of_also.values())
+            key = _key(deidentify, deidentify_key)
             with stage("start-up"):
                 engine = Engine(
                     method, strategy, device, weights, threads=threads, precision=precision, memory_mib=memory
@@ -168,7 +203,16 @@ def fuse(
                 beside = stack.enter_context(whole(save_transform, overwrite=overwrite, inputs=inputs))
                 write_transform(alignment.transform, beside)
             written = pipeline.write_fused(
-                fused[0], out, format, also=fused[1] if also else None, overwrite=overwrite, inputs=inputs
+                fused[0],
+                out,
+                format,
+                also=fused[1] if also else None,
+                companions=not no_companions,
+                moved=pipeline.resampled(moving[0], fused[0], alignment) if resampled else None,
+                deidentify=key,
+                dicom=dicom,
+                overwrite=overwrite,
+                inputs=inputs,
             )
     seconds = _seconds(profile)
     if alignment.registration:
@@ -181,6 +225,30 @@ def fuse(
     _tell(fused, alignments, engine, out, written, save_transform, seconds)
     if show_profile:
         print_profile(profile, slices)
+
+
+def _check_extras(resampled: bool, grid: str, also: Path | None, *words: object) -> None:
+    """Refuse options of a scan that rides along where there is none, and to resample where nothing is resampled."""
+    if also is None and any(word is not None for word in words):
+        raise ValueError("expected --also with its options, got them alone")
+    if resampled and grid == "functional":
+        raise ValueError("expected another grid than functional with --resampled, on which nothing is resampled")
+
+
+def _key(deidentify: bool, path: Path | None) -> bytes | None:
+    """What de-identification is done with: the content of a file, or bytes that nobody will know."""
+    from medfuse.io.dicom_deidentify import check_key
+
+    if not deidentify:
+        if path is not None:
+            raise ValueError("expected --deidentify with --deidentify-key, got the key alone")
+        return None
+    try:
+        key = secrets.token_bytes() if path is None else path.read_bytes()
+    except OSError as error:
+        raise UnreadableFile("expected a key file, found one that cannot be read", "Check the path") from error
+    check_key(key)
+    return key
 
 
 def _check_transforms(

@@ -36,6 +36,30 @@ AnyPatient = Annotated[bool, typer.Option("--any-patient", help="Do not ask whet
 AcceptUntrusted = Annotated[
     bool, typer.Option("--accept-untrusted", help="Use a registration that is doubtful or failed, too.")
 ]
+NoCompanions = Annotated[
+    bool,
+    typer.Option("--no-companions", help="No registration and no blending of the two scans beside a DICOM series."),
+]
+Resampled = Annotated[
+    bool,
+    typer.Option("--resampled", help="Write the functional scan on the result's grid, too, in its own unit."),
+]
+Deidentify = Annotated[
+    bool, typer.Option("--deidentify", help="Name nobody in what is written; needs medfuse[research].")
+]
+DeidentifyKey = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="What pseudonyms are made with: the same key, the same ones. Keep it secret."),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to work with; default all cores.")
+]
+OurTitle = Annotated[str, typer.Option("--aet", metavar="AE_TITLE", help="Our AE title.")]
+UseTls = Annotated[bool, typer.Option("--tls", help="TLS to a DICOM node; the system's authorities, unless --ca.")]
+Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="Authorities to trust, PEM.")]
+Certificate = Annotated[Path | None, typer.Option("--certificate", metavar="FILE", help="Our certificate, PEM.")]
+Key = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Its private key, PEM.")]
+AuthorizationFrom = Annotated[
+    str,
+    typer.Option(metavar="VARIABLE", help="Environment variable that holds the HTTP header Authorization."),
 ]

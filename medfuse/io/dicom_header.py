@@ -32,7 +32,7 @@ KEYWORDS: list[str | int] = [
     *("FrameIncrementPointer", "SliceVector", "InstanceNumber", "AcquisitionNumber", "EchoTime", "EchoNumbers"),
     *("ComplexImageComponent", "DiffusionBValue", "DiffusionGradientOrientation", "InversionTime", "FlipAngle"),
     *("ConvolutionKernel", "KVP", "SequenceName", "TemporalPositionIdentifier", "TriggerTime", "FrameReferenceTime"),
-    *("AcquisitionTime", "ContentTime", "DimensionIndexSequence"),
+    *("AcquisitionTime", "ContentTime", "DimensionIndexSequence", "Manufacturer", "ContentLabel"),
     *(0x00290010, 0x00291010),  # Siemens CSA header, which describes mosaics
     *("PixelRepresentation", "BitsStored", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("DecayCorrection", "CorrectedImage", "DecayFactor", "ActualFrameDuration", "SeriesDate", "SeriesTime"),

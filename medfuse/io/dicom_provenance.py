@@ -18,6 +18,7 @@ from pydicom.valuerep import validate_value
 
 from medfuse._version import __version__
 from medfuse.io.dicom_header import word, words
+from medfuse.io.dicom_uids import all_sources
 from medfuse.volume import Modality, Source, Step, Volume
 
 #: Ends every series description.
@@ -89,20 +90,39 @@ def describe_origin(dataset: Dataset, volume: Volume) -> None:
     """
     dataset.DerivationDescription = derivation_description(volume.history)
     if volume.modality is Modality.FUSED or any(step.name == "resample" for step in volume.history):
-        dataset.DerivationCodeSequence = [_code(codes.DCM.SpatialResampling)]
-    headers = [source.header for source in _all_sources(volume.source) if source.header is not None]
-    _set_character_set(dataset, volume.source)
+        dataset.DerivationCodeSequence = [spatial_resampling()]
+    headers = _headers(volume.source)
     lossy = [header for header in headers if word(header, "LossyImageCompression") == "01"]
     dataset.LossyImageCompression = "01" if lossy else "00"
     for header in lossy[:1]:
         carry(header, dataset, ("LossyImageCompressionRatio", "LossyImageCompressionMethod"))
-    dataset.ContributingEquipmentSequence = [*_scanners(headers), _processor()]
+    describe_equipment(dataset, volume)
+
+
+def spatial_resampling() -> Dataset:
+    """How images come to be fused, as far as DICOM has a code for it (PS3.16 CID 7203)."""
+    return code_item(codes.DCM.SpatialResampling)
+
+
+def describe_equipment(dataset: Dataset, volume: Volume) -> None:
+    """Set character set and equipment; drop private elements that came along in sequences.
+
+    Args:
+        dataset: Any object, of which this is altered: SpecificCharacterSet, ContributingEquipmentSequence.
+        volume: What it is made of, or lies beside.
+    """
+    _set_character_set(dataset, volume.source)
+    dataset.ContributingEquipmentSequence = [*_scanners(_headers(volume.source)), _processor(volume.history)]
     dataset.remove_private_tags()
+
+
+def _headers(source: Source) -> list[Dataset]:
+    return [one.header for one in all_sources(source) if one.header is not None]
 
 
 def _set_character_set(dataset: Dataset, source: Source) -> None:
     """Keep the structural source's character set, unless texts of other sources need another one: then UTF-8."""
-    own, *others = [() if s.header is None else words(s.header, "SpecificCharacterSet") for s in _all_sources(source)]
+    own, *others = [() if s.header is None else words(s.header, "SpecificCharacterSet") for s in all_sources(source)]
     if any(other not in ((), own) for other in others):
         dataset.SpecificCharacterSet = "ISO_IR 192"
     elif source.header is not None:
@@ -121,9 +141,9 @@ class SourceReferences:
     """
 
     def __init__(self, volume: Volume) -> None:
-        first, *others = _all_sources(volume.source)
+        first, *others = all_sources(volume.source)
         own = [_encoded_reference(*instance) for instance in first.instances]
-        self._own = own if _is_slice_to_slice(volume) else [b"".join(own)] * volume.grid.shape[0]
+        self._own = own if is_slice_to_slice(volume) else [b"".join(own)] * volume.grid.shape[0]
         self._others = b"".join(_encoded_reference(*instance) for source in others for instance in source.instances)
 
     def set_on(self, dataset: Dataset, k: int) -> None:
@@ -133,24 +153,51 @@ class SourceReferences:
             dataset[tag] = RawDataElement(tag, "SQ", len(value), value, 0, False, True)
 
 
-def series_description(volume: Volume) -> str:
+def series_description(volume: Volume, template: str | None = None) -> str:
     """At most 64 characters: what was fused and how, and always that it is not for diagnostic use.
 
     Where the volumes lie by a registration that is not trusted, its verdict is said, too.
+
+    Args:
+        volume: What is to be written.
+        template: Text instead, with the fields of `medfuse.io.dicom_options`.
 
     >>> from medfuse.grid import Grid
     >>> grid = Grid((1, 1, 1), np.eye(4))
     >>> series_description(Volume(np.zeros((1, 1, 1)), grid, Modality.FUSED).derive("fuse", {"method": "dilran"}))
     'medfuse dilran - not for diagnostic use'
     """
-    first, *others = _all_sources(volume.source)
+    if template is not None:
+        return _with_warning(template.format(**_fields(volume)), volume.history)
+    first, *others = all_sources(volume.source)
     modalities = [word(source.header, "Modality") for source in (*others, first) if source.header is not None]
     if volume.modality is not Modality.FUSED and not any(modalities):
         modalities = [volume.modality.value]
     method = next((str(s.parameters["method"]) for s in reversed(volume.history) if "method" in s.parameters), "")
     parts = ("medfuse", "+".join(dict.fromkeys(filter(None, modalities))), method)
-    text = _printable(" ".join(filter(None, parts))).replace("\\", "/")
-    aligned = _alignment(volume.history)
+    return _with_warning(_printable(" ".join(filter(None, parts))).replace("\\", "/"), volume.history)
+
+
+def _fields(volume: Volume) -> dict[str, str]:
+    """What stands for the fields of a template; "" for what the history does not say."""
+    fused = next((step.parameters for step in reversed(volume.history) if "method" in step.parameters), {})
+    sides = {side: fused.get(side) for side in ("structural", "functional")}
+    modalities = {side: str(of.get("modality", "")) if isinstance(of, Mapping) else "" for side, of in sides.items()}
+    return {**modalities, **{name: str(fused.get(name) or "") for name in ("method", "strategy")}}
+
+
+def companion_description(what: str, history: Iterable[Step]) -> str:
+    """The same of an object that lies beside a fused series.
+
+    >>> companion_description("registration", ())
+    'medfuse registration - not for diagnostic use'
+    """
+    return _with_warning(f"medfuse {what}", history)
+
+
+def _with_warning(text: str, history: Iterable[Step]) -> str:
+    """At most 64 characters: a text, the verdict where a registration that is not trusted was used, and the warning."""
+    aligned = _alignment(history)
     doubt = aligned.get("registered") and aligned.get("trust") in ("doubtful", "failed")
     ending = f" ({aligned['trust']} match){WARNING}" if doubt else WARNING
     return text[: LO_MAX - len(ending)].rstrip() + ending
@@ -209,14 +256,7 @@ def _printable(text: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in text)
 
 
-def _all_sources(source: Source) -> Iterator[Source]:
-    """A source and all that went in beside it, the structural one first."""
-    yield source
-    for other in source.also:
-        yield from _all_sources(other)
-
-
-def _is_slice_to_slice(volume: Volume) -> bool:
+def is_slice_to_slice(volume: Volume) -> bool:
     """Whether the structural source has one image to each slice, at the slice's own place."""
     source, grid = volume.source, volume.grid
     if len(source.instances) != grid.shape[0]:
@@ -225,12 +265,22 @@ def _is_slice_to_slice(volume: Volume) -> bool:
     return not position or bool(np.allclose(np.array(position, dtype=float), grid.origin_mm, rtol=0, atol=0.01))
 
 
-def _encoded_reference(sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """An item of SourceImageSequence in Explicit VR Little Endian."""
+def source_references(source: Source) -> list[Dataset]:
+    """An item of SourceImageSequence (PS3.3 section C.7.6.1.1.4) for each image of one source."""
+    return [_reference(*instance) for instance in source.instances]
+
+
+def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = sop_class_uid
     item.ReferencedSOPInstanceUID = sop_instance_uid
-    item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.SourceImageForImageProcessingOperation)]
+    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]
+    return item
+
+
+def _encoded_reference(sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """An item of SourceImageSequence in Explicit VR Little Endian."""
+    item = _reference(sop_class_uid, sop_instance_uid)
     with DicomBytesIO() as buffer:
         buffer.is_implicit_VR, buffer.is_little_endian = False, True
         write_sequence_item(buffer, item, ["ascii"])
@@ -244,19 +294,26 @@ def _scanners(headers: Iterable[Dataset]) -> Iterator[Dataset]:
         item = Dataset()
         carry(header, item, EQUIPMENT)
         if "Manufacturer" in item:
-            item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.AcquisitionEquipment)]
+            item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.AcquisitionEquipment)]
             yield item
 
 
-def _processor() -> Dataset:
+def _processor(history: Iterable[Step]) -> Dataset:
+    """Medfuse itself, with the method and the weights that fused (PS3.3 section C.12.1)."""
     item = Dataset()
     item.Manufacturer = item.ManufacturerModelName = "medfuse"
     item.SoftwareVersions = __version__
-    item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.ProcessingEquipment)]
+    fused = next((step.parameters for step in reversed(tuple(history)) if "method" in step.parameters), {})
+    told = {"method": fused.get("method"), "weights SHA-256": fused.get("weights_sha256")}
+    item.ContributionDescription = _printable(
+        ", ".join(["not for diagnostic use", *(f"{name} {value}" for name, value in told.items() if value)])
+    )[:ST_MAX]
+    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.ProcessingEquipment)]
     return item
 
 
-def _code(code: Any) -> Dataset:
+def code_item(code: Any) -> Dataset:
+    """An item of a code sequence (PS3.3 section 8.8)."""
     item = Dataset()
     item.CodeValue = code.value
     item.CodingSchemeDesignator = code.scheme_designator

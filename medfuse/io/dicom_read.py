@@ -24,7 +24,7 @@ from medfuse.io.dicom_series import Series
 from medfuse.io.dicom_stack import Stack, stack
 from medfuse.io.dicom_straighten import AIR_HU, straighten
 from medfuse.io.dicom_suv import SuvFactor, suv_factor
-from medfuse.io.dicom_values import COLORS, rescaled, slope_and_intercept, to_rgb, unit_of
+from medfuse.io.dicom_values import COLORS, linear, rescaled, slope_and_intercept, to_rgb, unit_of
 from medfuse.io.limits import check_voxels
 from medfuse.volume import Modality, Source, Step, Unit, Volume
 
@@ -269,7 +269,7 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
     stacked, color = planned.stack, planned.unit is Unit.RGB
     shape = (len(stacked.planes), *stacked.planes[0].shape)
     array = np.empty((*shape, 3) if color else shape, np.uint8 if color else np.float32)
-    instances: dict[tuple[str, str], None] = {}
+    instances: dict[tuple[str, str], tuple[float, float] | None] = {}
     source: Dataset | None = None
     start = 0
     files = [(path, list(run)) for path, run in groupby(stacked.planes, key=lambda plane: plane.path)]
@@ -282,7 +282,7 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
                 out = array[start : start + len(planes)]
                 _read_frames(decoder.frames(request, dataset), dataset, planes, planned.stored_unit, out)
                 if instance := word(dataset, "SOPInstanceUID"):
-                    instances[word(dataset, "SOPClassUID"), instance] = None
+                    instances[word(dataset, "SOPClassUID"), instance] = linear(planes, planned.stored_unit)
                 source = source or _header_of(dataset)
             start += len(planes)
     step = Step(
@@ -292,6 +292,7 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
             "files": len({plane.path for plane in stacked.planes}),
             "modality_from": planned.modality_from,
             **planned.parameters,
+            **({"fill_nan": reading.fill_nan} if reading is not None and reading.fill_nan is not None else {}),
         },
     )
     for message in planned.warnings:
@@ -306,7 +307,9 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
     if stacked.resampled:
         array, straightened = _straightened(array, stacked, planned.unit)
         history = (*history, straightened)
-    origin = Source("dicom", source, tuple(instances))
+    factor = planned.suv.factor if planned.suv else 1.0
+    rescales = tuple((factor * pair[0], factor * pair[1]) for pair in instances.values() if pair)
+    origin = Source("dicom", source, tuple(instances), rescales=rescales if len(rescales) == len(instances) else ())
     return Volume(array, stacked.grid, planned.modality, planned.unit, origin, history)
 
 

@@ -34,11 +34,14 @@ SCANS = {
     uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage: None,
     uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage: None,
     uid.MultiFrameTrueColorSecondaryCaptureImageStorage: None,
+    uid.ParametricMapStorage: None,
 }
 THREADS = 8
 DICOM_SUFFIXES = {".dcm", ".ima"}
 DAMAGED, CLOSED = "damaged DICOM file", "file that cannot be opened"
 LOCALIZER, COPY = "localizer (scout) image", "copy of an image that is there already"
+#: What medfuse writes in Image Type, or as Content Label of a Parametric Map, of what it fused.
+FUSED = "FUSED"
 #: What an image cannot do without.
 NEEDED = ("SOPClassUID", "SeriesInstanceUID", "Rows")
 
@@ -81,7 +84,9 @@ class Series:
 
     @property
     def modality(self) -> Modality:
-        """What made the images: what the SOP class implies, else the attribute Modality, else OTHER."""
+        """What made the images: medfuse, or what the SOP class implies, else the attribute Modality, else OTHER."""
+        if _is_fused(self.header):
+            return Modality.FUSED
         implied = SCANS.get(word(self.header, "SOPClassUID"))
         known = {Modality.CT.value, Modality.MR.value, Modality.PT.value, Modality.NM.value}
         stated = word(self.header, "Modality").upper()
@@ -93,6 +98,19 @@ class Series:
         size = f"{count(self.header, 'Rows')} × {count(self.header, 'Columns')}"
         number = "no number" if self.number is None else f"number {self.number}"
         return f"{number} ({self.modality.value}, {self.images} images of {size})"
+
+
+def _is_fused(header: Dataset) -> bool:
+    """Whether medfuse fused the images and kept their values: colour, or 0 to 1 in a Parametric Map.
+
+    A fused series that was written as MR images is read as those, for its values have become whole numbers.
+    """
+    if word(header, "Manufacturer") != "medfuse":
+        return False
+    is_color = word(header, "SamplesPerPixel") == "3" and FUSED in words(header, "ImageType")
+    return is_color or (
+        word(header, "SOPClassUID") == uid.ParametricMapStorage and word(header, "ContentLabel") == FUSED
+    )
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut
+from pydicom.uid import ParametricMapStorage
 
 from medfuse.errors import UnsupportedImage
 from medfuse.io.dicom_header import numbers, word
@@ -84,7 +87,9 @@ def slope_and_intercept(plane: Plane, unit: Unit) -> tuple[float, float] | None:
     if unit is Unit.RGB or "ModalityLUTSequence" in values:
         return None
     states_unit = unit is Unit.HU or word(plane.header, "Units")
-    if mapped and mapped[0] is unit and not (states_unit and word(values, "RescaleSlope")):
+    if word(plane.header, "SOPClassUID") == ParametricMapStorage:
+        slope, intercept = _of_map(plane)
+    elif mapped and mapped[0] is unit and not (states_unit and word(values, "RescaleSlope")):
         slope = float(numbers(mapped[1], "RealWorldValueSlope", 1, name)[0])
         intercept = float(numbers(mapped[1], "RealWorldValueIntercept", 1, name)[0])
     elif not word(values, "RescaleSlope") and (unit is Unit.ARBITRARY or is_nuclear(plane.header)):
@@ -98,6 +103,31 @@ def slope_and_intercept(plane: Plane, unit: Unit) -> tuple[float, float] | None:
             "Export the series again; the header is damaged",
         )
     return slope, intercept
+
+
+def _of_map(plane: Plane) -> tuple[float, float]:
+    """Slope and intercept of the one mapping by which a parametric map says its values (PS3.3 section A.75.5).
+
+    Raises:
+        UnsupportedImage: There are several mappings, or none that is linear.
+    """
+    items, name = mappings(plane), plane.path.name
+    if len(items) != 1 or not word(items[0], "RealWorldValueSlope"):
+        raise UnsupportedImage(
+            f"expected one linear real world value mapping in the parametric map {name}, found "
+            f"{'one of another kind' if len(items) == 1 else len(items)}",
+            "Export the map as a series of images whose values need one rescaling",
+        )
+    slope, intercept = (float(numbers(items[0], f"RealWorldValue{end}", 1, name)[0]) for end in ("Slope", "Intercept"))
+    return slope, intercept
+
+
+def linear(planes: Sequence[Plane], unit: Unit) -> tuple[float, float] | None:
+    """Slope and intercept from all stored values of one file to `unit`, or None where no single pair says it."""
+    if any("ModalityLUTSequence" in group(p.header, p.frame, "PixelValueTransformationSequence") for p in planes):
+        return None
+    pairs = {slope_and_intercept(plane, unit) or (1.0, 0.0) for plane in planes}
+    return pairs.pop() if len(pairs) == 1 else None
 
 
 def rescaled(stored: NDArray[np.generic], plane: Plane, unit: Unit) -> NDArray[np.generic]:

@@ -11,8 +11,10 @@ from medfuse.errors import OutputError, SeriesError, UnreadableFile, Unsupported
 from medfuse.io import itk_files
 from medfuse.io.archive import unpacked
 from medfuse.io.content import DICOM, METAIMAGE, NIFTI, NRRD, VOLUMES, ZIP, format_of, header_of, voxels_of
+from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.dicom_read import Reading, read_series
 from medfuse.io.dicom_series import Scan, choose, files_below, scan
+from medfuse.io.dicom_uids import Uids
 from medfuse.io.dicomdir import files_of_medium
 from medfuse.io.inspection import Inspection, inspect_file, inspect_series
 from medfuse.io.nifti import read_nifti, write_nifti
@@ -23,6 +25,8 @@ from medfuse.volume import Modality, Unit, Volume
 
 #: The formats that `write` knows, by the suffixes that stand for them.
 SUFFIXES = {".nii": NIFTI, ".nii.gz": NIFTI, ".nrrd": NRRD, ".mha": METAIMAGE}
+#: The files of a DICOM series that may be written, digits as `medfuse.output` folds them: one form replaces the other.
+DICOM_NAMES = ("fused-#.dcm", "fused.dcm")
 #: What `read` can be asked for as units.
 UNITS = ("suv", "native")
 _FORMATS = {"dicom": DICOM, "nifti": NIFTI, "nrrd": NRRD, "mha": METAIMAGE, "metaimage": METAIMAGE}
@@ -176,6 +180,8 @@ def write(
     overwrite: bool = False,
     inputs: Iterable[Path | str] = (),
     nth: int = 1,
+    dicom: DicomOptions | None = None,
+    uids: Uids | None = None,
 ) -> list[Path]:
     """Write a volume; all of it or nothing.
 
@@ -186,6 +192,9 @@ def write(
         overwrite: Replace what an earlier run wrote there.
         inputs: Files and folders that were read and must not be replaced.
         nth: Which of several DICOM series that are made of one scan, from 1: each gets a Series Number of its own.
+        dicom: Form, name and number of a DICOM series (`medfuse.DicomOptions`), and whether its UIDs are those of the
+            same job done earlier; not looked at for other formats.
+        uids: Where the UIDs of a DICOM series come from, for objects that are written apart and must agree.
 
     Returns:
         The files written. Beside a NIfTI, NRRD or MHA file lies a JSON sidecar with modality, unit and history.
@@ -198,7 +207,7 @@ def write(
     kind = _format_to_write(path, format)
     with stage("write"):
         if kind == DICOM:
-            return _write_dicom(volume, path, overwrite, spared, nth)
+            return _write_dicom(volume, path, overwrite, spared, nth, dicom, uids)
         return _write_file(volume, path, kind, overwrite, spared)
 
 
@@ -268,7 +277,15 @@ def _names(format: str) -> str:
     return ", ".join(end for end, of in SUFFIXES.items() if of == format) or "a folder"
 
 
-def _write_dicom(volume: Volume, path: Path, overwrite: bool, inputs: list[Path], nth: int) -> list[Path]:
+def _write_dicom(
+    volume: Volume,
+    path: Path,
+    overwrite: bool,
+    inputs: list[Path],
+    nth: int,
+    options: DicomOptions | None,
+    uids: Uids | None,
+) -> list[Path]:
     """Write a DICOM series into a new folder."""
     from medfuse.io.dicom_write import write_dicom
 
@@ -278,7 +295,7 @@ def _write_dicom(volume: Volume, path: Path, overwrite: bool, inputs: list[Path]
             f"{volume.unit.value}",
             "Write it as NIfTI (--format nifti, or a name that ends with .nii.gz)",
         )
-    with whole(path, overwrite=overwrite, inputs=inputs) as beside:
+    with whole(path, overwrite=overwrite, inputs=inputs, may_hold=DICOM_NAMES) as beside:
         beside.mkdir()
-        names = [written.relative_to(beside) for written in write_dicom(volume, beside, nth)]
+        names = [written.relative_to(beside) for written in write_dicom(volume, beside, nth, options, uids)]
     return [path / name for name in names]

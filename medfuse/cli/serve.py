@@ -1,0 +1,72 @@
+"""`medfuse serve`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medfuse.cli.console import usage_errors
+
+
+def serve(
+    config: Annotated[Path, typer.Argument(help="YAML file of the node; examples/node.yaml shows every key.")],
+    check: Annotated[bool, typer.Option("--check", help="Check the file, and end.")] = False,
+) -> None:
+    """Run a DICOM node: what is sent to it is fused when it is complete, and the result sent on.
+
+    It tells what it does on standard error, without patient data. Ctrl-C or SIGTERM ends it; whatever was under way, or
+    was being fused when it was killed, is taken up at the next start.
+    """
+    from medfuse.pacs.network import check_installed
+    from medfuse.pacs.settings import read_settings
+
+    with usage_errors():
+        check_installed()
+    settings = read_settings(config)
+    _check_rules(settings.rules)
+    if check:
+        typer.echo(f"{config.name}: in order")
+        return
+    from medfuse.pacs.node import Node
+    from medfuse.pacs.work import fuse_by
+
+    _log()
+    stopped = threading.Event()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: stopped.set())
+    node = Node(settings, fuse_by(settings.rules))
+    try:
+        node.start()
+        while not stopped.wait(1.0):
+            pass
+    finally:
+        node.stop()
+
+
+def _check_rules(rules: Path | None) -> None:
+    """Refuse rules that cannot be read, before anything starts."""
+    from medfuse.pacs.rules import read_rules
+
+    read_rules(rules)
+
+
+def _log() -> None:
+    """Our own words on standard error; those of libraries, which may name a patient, nowhere."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("medfuse")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    threading.excepthook = _untold
+
+
+def _untold(arguments: threading.ExceptHookArgs) -> None:
+    """A thread has ended in an error: of what class is all that may be told."""
+    logging.getLogger("medfuse").critical("a thread ended: an unforeseen %s", arguments.exc_type.__name__)

@@ -1,0 +1,165 @@
+"""A functional scan on the grid of a fused series → a derived DICOM series that keeps its unit.
+
+PET stays PET (PS3.3 section A.21), CT stays CT (section A.3) and MR stays MR (section A.4), single-frame. SPECT becomes
+one Parametric Map with its unit (section A.75): an NM image is a list of frames of one acquisition, with detectors and
+energy windows, which a resampled volume no longer has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, config
+from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
+
+from medfuse.io.dicom_derived import (
+    Result,
+    along_normal,
+    decimal,
+    describe,
+    encoded,
+    measures,
+    normal,
+    orientation,
+    position,
+    save,
+    series_number,
+    update,
+)
+from medfuse.io.dicom_header import leniently, word, words
+from medfuse.io.dicom_options import DicomOptions
+from medfuse.io.dicom_parametric_map import write_parametric_map
+from medfuse.io.dicom_provenance import SourceReferences, carry
+from medfuse.io.dicom_slices import Storage, robust_window, write_slices
+from medfuse.io.dicom_uids import Uids
+from medfuse.volume import Modality, Source, Unit, Volume
+
+#: What is added to the Series Number of the fused series.
+SERIES_AFTER = 300
+#: Units (0054,1001) of what medfuse reads as these (PS3.3 section C.8.9.1.1.3).
+PET_UNITS = {Unit.SUV: "GML", Unit.BQML: "BQML", Unit.COUNTS: "CNTS"}
+PET_ACQUISITION = (
+    *("CountsSource", "CorrectedImage", "RandomsCorrectionMethod", "AttenuationCorrectionMethod"),
+    *("ScatterCorrectionMethod", "DecayCorrection", "ReconstructionMethod", "CollimatorType"),
+    *("RadiopharmaceuticalInformationSequence", "PatientOrientationCodeSequence"),
+    *("PatientGantryRelationshipCodeSequence", "FrameReferenceTime", "ActualFrameDuration", "DecayFactor"),
+    *("AcquisitionDate", "AcquisitionTime"),
+)
+#: PET attributes of type 1 and 2 where the source does not give them.
+PET_UNKNOWN: dict[str, Any] = {
+    **{"CountsSource": "EMISSION", "CorrectedImage": None, "DecayCorrection": "NONE", "CollimatorType": None},
+    **{"RadiopharmaceuticalInformationSequence": [], "PatientOrientationCodeSequence": []},
+    **{"PatientGantryRelationshipCodeSequence": [], "FrameReferenceTime": 0},
+    **{"AcquisitionDate": None, "AcquisitionTime": None},
+}
+CT_ACQUISITION = ("KVP", "AcquisitionNumber", "AcquisitionDate", "AcquisitionTime", "ContrastBolusAgent")
+
+
+@leniently()
+def write_resampled(
+    volume: Volume, structural: Source, folder: Path, uids: Uids, nth: int = 1, options: DicomOptions | None = None
+) -> list[Path]:
+    """Write a functional scan that was laid on the grid of a fused series, as a series of the same study.
+
+    Args:
+        volume: Grey, on the grid of the fused series; its source is the functional scan.
+        structural: Source of the fused series, whose patient and study are carried on.
+        folder: An existing, empty folder.
+        uids: Those of the result.
+        nth: As for `write_dicom`.
+        options: Those of the fused series, whose number is counted from.
+
+    Returns:
+        The files, ``resampled-0001.dcm`` and so on, or ``resampled.dcm``.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    owner = replace(volume, source=Source(structural.format, structural.header, also=(volume.source,)))
+    number = series_number(owner, nth, (options or DicomOptions()).series_number) + SERIES_AFTER
+    how = DicomOptions(
+        series_description=f"medfuse {volume.modality.value} resampled", series_number=max(0, number - nth + 1)
+    )
+    result = Result(owner, "resampled", how, uids, nth)
+    with config.disable_value_validation():
+        if volume.modality is Modality.PT:
+            paths = _write(result, _pet(result, volume.source.header or Dataset()), folder)
+        elif volume.modality is Modality.CT:
+            paths = _write(result, _ct(result, volume.source.header or Dataset()), folder)
+        else:
+            paths = (write_slices if volume.modality is Modality.MR else write_parametric_map)(result, folder)
+    return [path.rename(path.with_name(path.name.replace("fused", "resampled"))) for path in paths]
+
+
+def _write(result: Result, dataset: Dataset, folder: Path) -> list[Path]:
+    """A file for each slice, numbered along the normal."""
+    grid, storage = result.volume.grid, _storage(result.volume)
+    update(dataset, {"RescaleSlope": decimal(storage.slope), "RescaleIntercept": 0, **storage.attributes})
+    update(dataset, {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"})
+    update(dataset, {"Rows": grid.shape[1], "Columns": grid.shape[2], "BitsAllocated": 16, "BitsStored": 16})
+    update(dataset, {"HighBit": 15, "PixelRepresentation": int(storage.dtype == "<i2")})
+    for shared in (orientation(grid), measures(grid)):
+        dataset.update(shared)
+    dataset.PixelData = storage.stored(result.volume.array[0]).tobytes()
+    dataset = encoded(dataset)
+    references, paths = SourceReferences(result.volume), []
+    for number, k in enumerate(along_normal(grid), start=1):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = result.sop_instance_uid(number)
+        dataset.InstanceNumber = number
+        if "ImageIndex" in dataset:
+            dataset.ImageIndex = number
+        dataset.update(position(grid, k))
+        dataset.SliceLocation = decimal(normal(grid) @ grid.points_mm([(k, 0, 0)])[0])
+        references.set_on(dataset, k)
+        dataset.PixelData = storage.stored(result.volume.array[k]).tobytes()
+        paths.append(save(dataset, folder / f"fused-{number:04d}.dcm"))
+    return paths
+
+
+def _storage(volume: Volume) -> Storage:
+    """16 bits from 0, as PET must have it; CT by whole HU."""
+    window = {"VOILUTFunction": "LINEAR_EXACT", **robust_window(volume.array)}
+    if volume.unit is Unit.HU:
+        return Storage("<i2", 16, window)
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if low < 0:
+        return Storage("<i2", 16, window, float(decimal(max(high, -low) / (2**15 - 1))))
+    return Storage("<u2", 16, window, float(decimal(high / (2**16 - 1) or 1)))
+
+
+def _pet(result: Result, header: Dataset) -> Dataset:
+    """A PET image with everything but pixels and place."""
+    from highdicom.base import SOPClass
+
+    volume = result.volume
+    dataset = SOPClass(sop_class_uid=PositronEmissionTomographyImageStorage, modality="PT", **result.identity)
+    update(dataset, PET_UNKNOWN)
+    carry(header, dataset, PET_ACQUISITION)
+    describe(dataset, result)
+    dataset.Units = PET_UNITS.get(volume.unit) or word(header, "Units") or "PROPCNTS"
+    if volume.unit is Unit.SUV:
+        dataset.SUVType = "BW"
+    static = "STATIC" if words(header, "SeriesType")[:1] == ("STATIC",) else "WHOLE BODY"
+    dataset.SeriesType = [static, "IMAGE"]
+    dataset.NumberOfSlices = volume.grid.shape[0]
+    dataset.ImageIndex = 1
+    dataset.ImageType = ["DERIVED", "PRIMARY"]  # value 2 may be nothing else (PS3.3 section C.8.9.4.1.1)
+    dataset.pop("PatientPosition", None)  # the codes of PET say it
+    if dataset.DecayCorrection != "NONE" and "DecayFactor" not in dataset:
+        dataset.DecayFactor = 1
+    return dataset
+
+
+def _ct(result: Result, header: Dataset) -> Dataset:
+    """A CT image with everything but pixels and place."""
+    from highdicom.base import SOPClass
+
+    dataset = SOPClass(sop_class_uid=CTImageStorage, modality="CT", **result.identity)
+    update(dataset, {"KVP": None, "AcquisitionNumber": None})
+    carry(header, dataset, CT_ACQUISITION)
+    describe(dataset, result)
+    dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    dataset.RescaleType = "HU" if result.volume.unit is Unit.HU else "US"
+    return dataset

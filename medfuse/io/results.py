@@ -1,0 +1,77 @@
+"""What one fusion leaves in a folder: the fused volume in its formats, and what lies beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medfuse.io.dicom_options import DicomOptions
+from medfuse.io.dicom_uids import uids_of
+from medfuse.io.files import DICOM_NAMES, write
+from medfuse.volume import Volume
+
+#: Names, digits folded, that an earlier result may have left and a new one need not have.
+NAMES = (
+    *DICOM_NAMES,
+    *("registration.dcm", "blending.dcm", "resampled", "resampled-#.dcm", "resampled.dcm"),
+    *("resampled.nii.gz", "resampled.json"),
+)
+
+
+def write_result(
+    fused: Volume, folder: Path, format: str, companions: bool, dicom: DicomOptions, nth: int = 1
+) -> list[Path]:
+    """Write a fused volume into a new folder.
+
+    Args:
+        fused: What to write.
+        folder: Where to; made here.
+        format: "dicom", "nifti" or "both".
+        companions: Write what `medfuse.io.dicom_companions` can say of the two scans beside the DICOM series.
+        dicom: How the DICOM series is written.
+        nth: As for `write`.
+
+    Returns:
+        The files.
+
+    Raises:
+        OutputError: As `write`.
+    """
+    if format == "dicom":
+        return _write_dicom(fused, folder, companions, dicom, nth)
+    written = write(fused, folder / "fused.nii.gz")
+    return [*written, *_write_dicom(fused, folder / "dicom", companions, dicom, nth)] if format == "both" else written
+
+
+def _write_dicom(fused: Volume, folder: Path, companions: bool, dicom: DicomOptions, nth: int) -> list[Path]:
+    from medfuse.io.dicom_companions import write_companions
+
+    uids = uids_of(fused, stable=dicom.stable_uids)
+    written = write(fused, folder, format="dicom", nth=nth, dicom=dicom, uids=uids)
+    return [*written, *(write_companions(fused, folder, uids, nth, dicom) if companions else [])]
+
+
+def write_moved(moved: Volume, fused: Volume, folder: Path, format: str, dicom: DicomOptions) -> list[Path]:
+    """Write the functional scan on the grid of a fused volume, beside it: `resampled.nii.gz`, or a folder `resampled`.
+
+    Args:
+        moved: The functional scan.
+        fused: What lies in the folder.
+        folder: As for `write_result`.
+        format: As for `write_result`.
+        dicom: As for `write_result`.
+
+    Returns:
+        The files.
+
+    Raises:
+        OutputError: As `write`.
+    """
+    from medfuse.io.dicom_resampled import write_resampled
+
+    written = [] if format == "dicom" else write(moved, folder / "resampled.nii.gz")
+    if format == "nifti":
+        return written
+    series = folder / ("dicom" if format == "both" else "") / "resampled"
+    series.mkdir()
+    uids = uids_of(fused, stable=dicom.stable_uids)
+    return [*written, *write_resampled(moved, fused.source, series, uids, options=dicom)]

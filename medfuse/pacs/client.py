@@ -1,0 +1,292 @@
+"""Series from where they are kept: C-FIND, then C-GET or C-MOVE (PS3.4 annex C), or DICOMweb's QIDO-RS and WADO-RS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from medfuse.errors import InputError, NetworkError, OutputError, one_line
+from medfuse.pacs.network import associated, web_client, web_errors, whole_file
+from medfuse.pacs.settings import Destination
+
+if TYPE_CHECKING:
+    from pynetdicom import evt
+
+#: Patient and study attributes that a query may match, and what they are called here.
+MATCHES = {"study": "StudyInstanceUID", "accession": "AccessionNumber", "patient": "PatientID", "date": "StudyDate"}
+#: What is asked for of every study.
+RETURNED = ("StudyInstanceUID", "StudyDate", "ModalitiesInStudy", "NumberOfStudyRelatedInstances")
+#: Kinds of objects that we write and that pynetdicom's list of usual ones lacks.
+ALSO_TAKEN = ("1.2.840.10008.5.1.4.1.1.11.8", "1.2.840.10008.5.1.4.1.1.30")
+_PENDING, _SUCCESS = (0xFF00, 0xFF01), 0x0000
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A study that a node or service has: nothing of the patient but what the UID and the date tell."""
+
+    uid: str
+    date: str
+    modalities: tuple[str, ...]
+    instances: int | None
+
+
+def dicom_files(folder: Path) -> tuple[list[Path], int]:
+    """The DICOM files in a folder, or one file, recognised by content; and how many other files there are.
+
+    Raises:
+        InputError: There is no DICOM file.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()] if folder.is_dir() else [folder]
+    found = [path for path in paths if _is_instance(path)]
+    if not found:
+        raise InputError(f"expected DICOM files in {folder.name}, found none", "Check the path")
+    return found, len(paths) - len(found)
+
+
+def _is_instance(path: Path) -> bool:
+    try:
+        return bool(
+            read_file_meta_info(path).get("MediaStorageSOPClassUID") not in (None, MediaStorageDirectoryStorage)
+        )
+    except (OSError, InvalidDicomError, ValueError, EOFError):
+        return False
+
+
+def find(at: Destination, matches: dict[str, str], ae_title: str = "MEDFUSE") -> list[Found]:
+    """The studies that match.
+
+    Args:
+        at: Whom to ask.
+        matches: Values, perhaps with `*`, or for dates ranges such as `20240101-20240131`, of the keys of `MATCHES`.
+        ae_title: Ours.
+
+    Raises:
+        NetworkError: It does not answer, or refuses.
+    """
+    wanted = {MATCHES[name]: value for name, value in matches.items()}
+    return sorted(
+        (_found(one) for one in (_qido if at.url else _c_find)(at, wanted, ae_title)), key=lambda one: one.uid
+    )
+
+
+def _c_find(at: Destination, wanted: dict[str, str], ae_title: str) -> list[Dataset]:
+    from pynetdicom import build_context
+    from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Model  # type: ignore[attr-defined]
+
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    for keyword in RETURNED:
+        setattr(query, keyword, None)
+    for keyword, value in wanted.items():
+        setattr(query, keyword, value)
+    with associated(at, [build_context(Model)], ae_title) as association, _hung_up(at):
+        answers = list(association.send_c_find(query, Model))
+    if not answers or answers[-1][0].get("Status") != _SUCCESS:
+        raise _refused(at, answers[-1][0].get("Status") if answers else None)
+    return [found for _, found in answers if found is not None]
+
+
+def _qido(at: Destination, wanted: dict[str, str], _ae_title: str) -> list[Dataset]:
+    with web_errors(at):
+        found = web_client(at).search_for_studies(fields=list(RETURNED[2:]), search_filters=wanted)
+        return [Dataset.from_json(one) for one in found]
+
+
+def _found(study: Dataset) -> Found:
+    modalities = study.get("ModalitiesInStudy") or ()
+    count = study.get("NumberOfStudyRelatedInstances")
+    return Found(
+        str(study.get("StudyInstanceUID", "")),
+        str(study.get("StudyDate") or ""),
+        (modalities,) if isinstance(modalities, str) else tuple(modalities),
+        None if count is None else int(count),
+    )
+
+
+def pull(
+    study: str,
+    series: str | None,
+    at: Destination,
+    out: Path,
+    ae_title: str = "MEDFUSE",
+    listen: tuple[str, int] | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Fetch a study, or one of its series.
+
+    Args:
+        study: Study Instance UID.
+        series: Series Instance UID; None for all.
+        at: Who has it.
+        out: An existing folder; files `00001.dcm` and so on are added to those that it holds.
+        ae_title: Ours.
+        listen: Host and port where we take what a C-MOVE sends to our AE title; None for C-GET.
+        progress: Called with the number of files so far.
+
+    Returns:
+        The files.
+
+    Raises:
+        NetworkError: It does not answer, or could not send everything, or has nothing.
+        OutputError: A file cannot be written.
+    """
+    taking = _Taking(out, progress)
+    if at.url:
+        _wado(study, series, at, taking)
+    elif listen is None:
+        _c_get(study, series, at, ae_title, taking)
+    else:
+        _c_move(study, series, at, ae_title, listen, taking)
+    if taking.error is not None:
+        raise OutputError("expected to write what was received, cannot", "Check rights and space") from taking.error
+    if not taking.paths:
+        raise NetworkError(f"expected a study of {one_line(at.name)}, found that it sends nothing", "Check the UIDs")
+    return taking.paths
+
+
+class _Taking:
+    """Writes what comes, one file an instance."""
+
+    def __init__(self, out: Path, progress: Progress | None) -> None:
+        self.paths: list[Path] = []
+        self.error: OSError | None = None
+        self._out, self._progress = out, progress
+        self._before = sum(1 for _ in out.iterdir())
+
+    def take(self, write: Callable[[Path], Any]) -> bool:
+        """Have one instance written; whether it was."""
+        path = self._out / f"{self._before + len(self.paths) + 1:05d}.dcm"
+        try:
+            write(path)
+        except OSError as error:
+            self.error = error
+            return False
+        self.paths.append(path)
+        if self._progress:
+            self._progress(len(self.paths))
+        return True
+
+    def store(self, event: evt.Event) -> int:
+        """Take what a C-STORE brings."""
+        return _SUCCESS if self.take(lambda path: path.write_bytes(b"".join(whole_file(event)))) else 0xA700
+
+
+def _wado(study: str, series: str | None, at: Destination, taking: _Taking) -> None:
+    client = web_client(at)
+    with web_errors(at):
+        instances = client.iter_series(study, series) if series else client.iter_study(study)
+        for dataset in instances:
+            if not taking.take(partial(dataset.save_as, enforce_file_format=True)):
+                return
+
+
+def _c_get(study: str, series: str | None, at: Destination, ae_title: str, taking: _Taking) -> None:
+    from pynetdicom import StoragePresentationContexts, build_context, build_role, evt
+    from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as Model  # type: ignore[attr-defined]
+
+    syntaxes = [syntax for syntax in AllTransferSyntaxes if syntax != DeflatedExplicitVRLittleEndian]
+    classes = [*(context.abstract_syntax or "" for context in StoragePresentationContexts), *ALSO_TAKEN]
+    contexts = [build_context(Model), *(build_context(one, syntaxes) for one in classes)]
+    roles = [build_role(one, scp_role=True) for one in classes]
+    handlers = [(evt.EVT_C_STORE, taking.store)]
+    with associated(at, contexts, ae_title, handlers, roles) as association, _hung_up(at):
+        _follow(at, association.send_c_get(_identifier(study, series), Model))
+
+
+def _c_move(
+    study: str, series: str | None, at: Destination, ae_title: str, listen: tuple[str, int], taking: _Taking
+) -> None:
+    from pynetdicom import build_context
+    from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Model  # type: ignore[attr-defined]
+
+    asked = associated(at, [build_context(Model)], ae_title)
+    with _listening(ae_title, listen, taking), asked as association, _hung_up(at):
+        _follow(at, association.send_c_move(_identifier(study, series), ae_title, Model))
+
+
+@contextmanager
+def _listening(ae_title: str, listen: tuple[str, int], taking: _Taking) -> Iterator[None]:
+    """Take what is sent to our AE title as long as the block lasts."""
+    from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+    ae = AE(ae_title)
+    for context in AllStoragePresentationContexts:
+        ae.add_supported_context(context.abstract_syntax or "", list(AllTransferSyntaxes))
+    ae.require_called_aet = True
+    try:
+        server = ae.start_server(listen, block=False, evt_handlers=[(evt.EVT_C_STORE, taking.store)])
+    except OSError as error:
+        raise OutputError(
+            f"expected to listen on port {listen[1]}, cannot: {error.strerror}", "Choose another"
+        ) from error
+    try:
+        yield
+    finally:
+        if server is not None:
+            server.shutdown()
+
+
+def _identifier(study: str, series: str | None) -> Dataset:
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = "SERIES" if series else "STUDY"
+    identifier.StudyInstanceUID = study
+    if series:
+        identifier.SeriesInstanceUID = series
+    return identifier
+
+
+def _follow(at: Destination, answers: Iterator[tuple[Dataset, Dataset | None]]) -> None:
+    """Wait until all is sent (PS3.4 section C.4.2.1.4 and C.4.3.1.4).
+
+    Raises:
+        NetworkError: Not all was.
+    """
+    status = Dataset()
+    for status, _ in answers:
+        if status.get("Status") not in _PENDING:
+            break
+    if status.get("Status") != _SUCCESS or status.get("NumberOfFailedSuboperations"):
+        raise _refused(at, status.get("Status"))
+
+
+@contextmanager
+def _hung_up(at: Destination) -> Iterator[None]:
+    """Turn what pynetdicom raises of a context that was refused, or of a connection that has ended."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise _refused(at, None) from error
+
+
+def _refused(at: Destination, status: int | None) -> NetworkError:
+    found = "no answer" if status is None else f"status {status:04X}"
+    return NetworkError(f"expected {one_line(at.name)} to do what it was asked, found {found}", "Ask who runs it")
+
+
+def studies(found: Sequence[Found], *, several: bool) -> list[str]:
+    """The UIDs of the studies found.
+
+    Args:
+        found: What `find` returned.
+        several: Whether there may be more than one.
+
+    Raises:
+        InputError: There is none, or more than may be.
+    """
+    if not found or (len(found) > 1 and not several):
+        raise InputError(
+            f"expected one study that matches, found {len(found)}", "Narrow it with --study or --date, or take --all"
+        )
+    return [one.uid for one in found]

@@ -1,0 +1,195 @@
+"""Talking to others: DICOM associations that we ask for, DICOMweb, and both libraries kept from telling of patients."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medfuse.errors import NetworkError, one_line
+from medfuse.pacs.settings import Destination, Tls
+
+if TYPE_CHECKING:
+    from dicomweb_client import DICOMwebClient
+    from pynetdicom import evt
+    from pynetdicom.association import Association
+    from pynetdicom.presentation import PresentationContext
+
+#: Seconds that another node may take to answer.
+TIMEOUT_SECONDS = 60.0
+_LIBRARIES = ("pynetdicom", "pydicom", "dicomweb_client", "urllib3", "retrying")
+
+
+def check_installed() -> None:
+    """Refuse where the libraries of the network are not there, and silence them where they are: they log headers.
+
+    Raises:
+        ValueError: One of them is not installed.
+    """
+    try:
+        import dicomweb_client  # noqa: F401
+        import pynetdicom
+    except ImportError as error:
+        raise ValueError(
+            'pynetdicom and dicomweb-client are not installed; install them with: pip install "medfuse[pacs]"'
+        ) from error
+    pynetdicom._config.LOG_HANDLER_LEVEL = "none"
+    for name in _LIBRARIES:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL + 1)
+        logger.propagate = False
+
+
+def to_destination(text: str, tls: Tls | None = None, authorization_from: str = "") -> Destination:
+    """Another node or service from the words of the command line.
+
+    Args:
+        text: `AE_TITLE@HOST:PORT`, or the base URL of a DICOMweb service.
+        tls: As for `Destination`.
+        authorization_from: Likewise.
+
+    Raises:
+        ValueError: The text is neither.
+
+    >>> to_destination("ORTHANC@pacs.example:4242").port
+    4242
+    """
+    try:
+        if text.startswith(("http://", "https://")):
+            return Destination(text, url=text, authorization_from=authorization_from, tls=tls)
+        ae_title, _, place = text.partition("@")
+        host, _, port = place.rpartition(":")
+        return Destination(text, ae_title, host.strip("[]"), int(port), tls=tls)
+    except ValueError as error:
+        raise ValueError(f"expected AE_TITLE@HOST:PORT or a URL, got {text!r}") from error
+
+
+def to_tls(use: bool, ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
+    """The keys of TLS from the words of the command line; None where none of them is given."""
+    return Tls(certificate, key, ca) if use or ca or certificate or key else None
+
+
+def to_listener(text: str) -> tuple[str, int]:
+    """Host and port from the words of the command line.
+
+    Raises:
+        ValueError: They are not both there.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"expected HOST:PORT, got {text!r}")
+    return host.strip("[]"), int(port)
+
+
+def whole_file(event: evt.Event) -> tuple[bytes, bytes, memoryview]:
+    """The pieces of the file that a C-STORE brings, its data set as it was sent (PS3.10 section 7.1)."""
+    from pynetdicom.dsutils import encode_file_meta
+
+    request: Any = event.request
+    return b"\0" * 128 + b"DICM", encode_file_meta(event.file_meta), request.DataSet.getbuffer()
+
+
+@contextmanager
+def associated(
+    to: Destination,
+    contexts: Sequence[PresentationContext],
+    ae_title: str,
+    handlers: Sequence[Any] = (),
+    roles: Sequence[Any] = (),
+) -> Iterator[Association]:
+    """An association with a DICOM node, released at the end, or aborted where something went wrong.
+
+    Args:
+        to: The node.
+        contexts: What to ask it for, at most 128.
+        ae_title: Ours.
+        handlers: As for pynetdicom.
+        roles: Role selections, likewise.
+
+    Raises:
+        NetworkError: It does not answer, or refuses.
+        ValueError: The libraries of the network are not installed.
+    """
+    check_installed()
+    from pynetdicom import AE, evt
+
+    ae = AE(ae_title)
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = TIMEOUT_SECONDS
+    association = ae.associate(
+        to.host,
+        to.port,
+        list(contexts),
+        ae_title=to.ae_title,
+        evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay), *handlers],
+        ext_neg=list(roles),
+        tls_args=(to.tls.client(), to.host) if to.tls else None,
+    )
+    if not association.is_established:
+        refused = "refused" if association.is_rejected else "did not answer"
+        raise NetworkError(
+            f"expected an association with {one_line(to.name)}, found that it {refused}",
+            "Check host, port, AE titles and TLS on both sides",
+        )
+    try:
+        yield association
+    except BaseException:
+        association.abort()  # who did not answer is not waited for once more
+        raise
+    if association.is_established:
+        association.release()
+
+
+def _without_delay(event: Any) -> None:
+    """Send what is short at once: a C-STORE is a short part and a long one, and the long would wait for an answer."""
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def web_client(to: Destination) -> DICOMwebClient:
+    """A client of a DICOMweb service.
+
+    Raises:
+        InputError: Its authorization is not there, or a file of its TLS cannot be used.
+    """
+    check_installed()
+    import requests
+    from dicomweb_client import DICOMwebClient
+
+    session = requests.Session()
+    if to.tls:
+        to.tls.client()  # refuses files that cannot be used
+        if to.tls.ca:
+            session.verify = str(to.tls.ca)
+        if to.tls.certificate:
+            session.cert = (str(to.tls.certificate), str(to.tls.key or to.tls.certificate))
+    authorization = to.authorization()
+    headers = {"Authorization": authorization} if authorization else None
+    client = DICOMwebClient(to.url, session=session, headers=headers, timeout=TIMEOUT_SECONDS)
+    client.set_http_retry_params(retry=False)
+    return client
+
+
+@contextmanager
+def web_errors(to: Destination) -> Iterator[None]:
+    """Turn what a web request raises into a `NetworkError`.
+
+    Args:
+        to: The service that is asked.
+    """
+    import requests
+
+    try:
+        yield
+    except requests.HTTPError as error:
+        code = error.response.status_code if error.response is not None else 0
+        raise NetworkError(
+            f"expected {one_line(to.name)} to do what it was asked, found HTTP status {code}",
+            "Check the URL and the authorization",
+        ) from error
+    except (requests.RequestException, ValueError, OSError) as error:
+        raise NetworkError(
+            f"expected an answer of {one_line(to.name)}, found none that can be understood ({type(error).__name__})",
+            "Check the URL and TLS",
+        ) from error

@@ -1,0 +1,396 @@
+"""How a node is set up: one YAML file, checked before anything starts. `examples/node.yaml` shows every key."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from medfuse.errors import InputError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Section = TypeVar("_Section")
+_Readers = Mapping[str, Callable[[Any], Any]]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Keys of a TLS connection, PEM files.
+
+    Args:
+        certificate: Our certificate, and those between it and the authority; a server needs one.
+        key: Its private key; None where the certificate's file holds it.
+        ca: Whom to trust. A node that has it lets in only callers with a certificate of this authority; where a
+            destination has none, the system's authorities are trusted.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+    def server(self) -> ssl.SSLContext:
+        """The context of who is called.
+
+        Raises:
+            InputError: A file cannot be used, or there is no certificate.
+        """
+        if self.certificate is None:
+            raise InputError("expected a certificate for TLS, found none", "Name it as `certificate` under `tls`")
+        context = self._context(ssl.Purpose.CLIENT_AUTH)
+        context.verify_mode = ssl.CERT_REQUIRED if self.ca else ssl.CERT_NONE
+        return context
+
+    def client(self) -> ssl.SSLContext:
+        """The context of who calls.
+
+        Raises:
+            InputError: A file cannot be used.
+        """
+        return self._context(ssl.Purpose.SERVER_AUTH)
+
+    def _context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(purpose, cafile=self.ca)
+            if self.certificate:
+                context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise InputError(
+                "expected certificate, key and authority as PEM files that belong together, cannot use them",
+                "Check the files named under `tls`",
+            ) from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where results go: a DICOM node (C-STORE), or a DICOMweb service (STOW-RS) if it has a URL.
+
+    Args:
+        name: What the queue and the logs call it.
+        ae_title: The AE title called.
+        host: Its host.
+        port: Its port.
+        url: Base URL of DICOMweb.
+        authorization_from: Name of the environment variable that holds the HTTP header Authorization, so that no secret
+            stands in the file.
+        tls: For TLS; None for none over DICOM, and for the system's authorities over HTTPS.
+    """
+
+    name: str
+    ae_title: str = ""
+    host: str = ""
+    port: int = 104
+    url: str = ""
+    authorization_from: str = ""
+    tls: Tls | None = None
+
+    def __post_init__(self) -> None:
+        fine = {
+            "name": bool(self.name) and self.name.isprintable(),
+            "ae_title": bool(self.url) or _is_ae_title(self.ae_title),
+            "host": bool(self.url) != bool(self.host),
+            "port": 0 < self.port < 2**16,
+            "url": not self.url or self.url.startswith(("http://", "https://")),
+        }
+        _refuse(fine)
+
+    def authorization(self) -> str:
+        """The HTTP header Authorization, or nothing.
+
+        Raises:
+            InputError: The environment does not hold it.
+        """
+        if self.authorization_from and not os.environ.get(self.authorization_from):
+            raise InputError(
+                f"expected the environment variable {self.authorization_from}, found none",
+                "Set it to the content of the HTTP header Authorization, such as: Bearer TOKEN",
+            )
+        return os.environ.get(self.authorization_from, "") if self.authorization_from else ""
+
+
+@dataclass(frozen=True)
+class Allow:
+    """Who may send.
+
+    Args:
+        ae_titles: Calling AE titles; none for any.
+        addresses: Addresses or networks; none for any that reach the node, which by default listens on loopback only.
+        any_called_title: Take what is sent to another AE title, too.
+    """
+
+    ae_titles: tuple[str, ...] = ()
+    addresses: tuple[Network, ...] = ()
+    any_called_title: bool = False
+
+    def __post_init__(self) -> None:
+        _refuse({"ae_titles": all(_is_ae_title(title) for title in self.ae_titles)})
+
+    def address(self, host: str) -> bool:
+        """Whether a host may connect."""
+        found = ipaddress.ip_address(host.partition("%")[0])
+        plain = getattr(found, "ipv4_mapped", None) or found
+        return not self.addresses or any(plain in network for network in self.addresses)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What senders may take.
+
+    Args:
+        associations: Connections at a time.
+        per_host: Of these, from one address.
+        pdu_bytes: Longest message part (P-DATA) that we offer to take.
+        object_mib: Largest instance.
+        buffer_mib: What all instances under way may take of memory together.
+        free_mib: Space on the disk below which instances are refused.
+        spool_mib: Space that the node may fill; None for what `free_mib` leaves.
+        timeout_seconds: How long a connection may be silent, or take for one message part.
+    """
+
+    associations: int = 20
+    per_host: int = 10
+    pdu_bytes: int = 65536
+    object_mib: int = 512
+    buffer_mib: int = 1024
+    free_mib: int = 1024
+    spool_mib: int | None = None
+    timeout_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        fine = {
+            "associations": self.associations >= 1,
+            "per_host": self.per_host >= 1,
+            "pdu_bytes": 4096 <= self.pdu_bytes <= 2**24,
+            "object_mib": self.object_mib >= 1,
+            "buffer_mib": self.buffer_mib >= 1,
+            "free_mib": self.free_mib >= 0,
+            "spool_mib": self.spool_mib is None or self.spool_mib >= 1,
+            "timeout_seconds": isfinite(self.timeout_seconds) and self.timeout_seconds > 0,
+        }
+        _refuse(fine)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often and when what failed is tried again: after `first_seconds`, then twice as long each time.
+
+    Args:
+        attempts: After so many a study or a delivery is dead.
+        first_seconds: Wait after the first.
+        longest_seconds: Longest wait.
+    """
+
+    attempts: int = 10
+    first_seconds: float = 10.0
+    longest_seconds: float = 3600.0
+
+    def __post_init__(self) -> None:
+        fine = {
+            "attempts": self.attempts >= 1,
+            "first_seconds": isfinite(self.first_seconds) and self.first_seconds > 0,
+            "longest_seconds": isfinite(self.longest_seconds) and self.longest_seconds >= self.first_seconds,
+        }
+        _refuse(fine)
+
+    def after(self, attempts: int) -> float | None:
+        """Seconds to wait after so many failed attempts, at least 1; None to give up.
+
+        >>> [Retry(attempts=4, first_seconds=10, longest_seconds=15).after(n) for n in (1, 2, 3, 4)]
+        [10.0, 15, 15, None]
+        """
+        if attempts >= self.attempts:
+            return None
+        return min(self.longest_seconds, self.first_seconds * 2.0 ** min(attempts - 1, 60))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A node, whole; the YAML file has these keys, of which those with a default may be left out.
+
+    Args:
+        spool: Folder for studies and the queue.
+        destinations: Where results go; at least one.
+        ae_title: Ours.
+        host: Address to listen on; loopback unless told otherwise.
+        port: Port to listen on; 0 for any.
+        rules: File of the rules that find pairs; None for the built-in ones.
+        quiet_seconds: How long no instance of a study must have come before it is fused.
+        keep_hours: How long a study's files are kept after it is done.
+        fuse_seconds: How long a study's fusion may take.
+        monitor_port: Port on loopback of health and metrics, 0 for any; None for none.
+        tls: For TLS; None for none.
+        allow: Who may send.
+        bounds: What senders may take.
+        retry: What is done with what failed.
+    """
+
+    spool: Path
+    destinations: tuple[Destination, ...]
+    ae_title: str = "MEDFUSE"
+    host: str = "127.0.0.1"
+    port: int = 11112
+    rules: Path | None = None
+    quiet_seconds: float = 30.0
+    keep_hours: float = 24.0
+    fuse_seconds: float = 3600.0
+    monitor_port: int | None = None
+    tls: Tls | None = None
+    allow: Allow = field(default_factory=Allow)
+    bounds: Bounds = field(default_factory=Bounds)
+    retry: Retry = field(default_factory=Retry)
+
+    def __post_init__(self) -> None:
+        names = [destination.name for destination in self.destinations]
+        fine = {
+            "destinations": bool(names) and len(set(names)) == len(names),
+            "ae_title": _is_ae_title(self.ae_title),
+            "host": bool(self.host),
+            "port": 0 <= self.port < 2**16,
+            "quiet_seconds": isfinite(self.quiet_seconds) and self.quiet_seconds > 0,
+            "keep_hours": isfinite(self.keep_hours) and self.keep_hours >= 0,
+            "fuse_seconds": isfinite(self.fuse_seconds) and self.fuse_seconds > 0,
+            "monitor_port": self.monitor_port is None or 0 <= self.monitor_port < 2**16,
+        }
+        _refuse(fine)
+
+
+def read_settings(path: Path) -> Settings:
+    """Read a node's YAML file; paths in it are relative to its folder.
+
+    Raises:
+        InputError: It cannot be read, or a key is missing, unknown, of another kind than expected or out of range.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"expected a node's YAML file, cannot read {path.name}") from error
+    try:
+        return _section(Settings, _readers(path.parent), "the node")(content)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected other values in {path.name}: {error}", "See examples/node.yaml") from error
+
+
+def _section(kind: type[_Section], readers: _Readers, name: str) -> Callable[[Any], _Section]:
+    """How a mapping of the file becomes a dataclass: every key known, none missing, each value read by its reader."""
+    required = {
+        one.name
+        for one in fields(kind)  # type: ignore[arg-type]
+        if one.default is MISSING and one.default_factory is MISSING
+    }
+
+    def read(content: Any) -> _Section:
+        if not isinstance(content, dict):
+            raise TypeError(f"{name}: expected keys with values, found {type(content).__name__}")
+        strange, missing = {str(key) for key in content.keys() - readers.keys()}, required - content.keys()
+        if strange or missing:
+            told = (f"{word} {', '.join(sorted(keys))}" for word, keys in (("unknown", strange), ("missing", missing)))
+            raise ValueError(f"{name}: {' and '.join(part for part in told if not part.endswith(' '))}")
+        values = {}
+        for key, value in content.items():
+            try:
+                values[key] = readers[key](value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{key}: {error}") from error
+        return kind(**values)
+
+    return read
+
+
+def _readers(folder: Path) -> dict[str, Callable[[Any], Any]]:
+    """How the value of each key of a node is read; paths are relative to a folder."""
+
+    def path(value: Any) -> Path:
+        return folder / Path(_text(value)).expanduser()
+
+    tls = _section(Tls, {"certificate": path, "key": path, "ca": path}, "tls")
+    destination: _Readers = {
+        **dict.fromkeys(("name", "ae_title", "host", "url", "authorization_from"), _text),
+        "port": _whole,
+        "tls": tls,
+    }
+    allow: _Readers = {"ae_titles": _list_of(_text), "addresses": _list_of(_network), "any_called_title": _truth}
+    bounds: _Readers = {
+        **dict.fromkeys(("associations", "per_host", "pdu_bytes", "object_mib", "buffer_mib", "free_mib"), _whole),
+        "spool_mib": _optional(_whole),
+        "timeout_seconds": _number,
+    }
+    retry: _Readers = {"attempts": _whole, "first_seconds": _number, "longest_seconds": _number}
+    return {
+        "spool": path,
+        "destinations": _list_of(_section(Destination, destination, "a destination")),
+        "ae_title": _text,
+        "host": _text,
+        "port": _whole,
+        "rules": _optional(path),
+        "quiet_seconds": _number,
+        "keep_hours": _number,
+        "fuse_seconds": _number,
+        "monitor_port": _optional(_whole),
+        "tls": _optional(tls),
+        "allow": _section(Allow, allow, "allow"),
+        "bounds": _section(Bounds, bounds, "bounds"),
+        "retry": _section(Retry, retry, "retry"),
+    }
+
+
+def _refuse(fine: Mapping[str, bool]) -> None:
+    wrong = [name for name, within in fine.items() if not within]
+    if wrong:
+        raise ValueError(f"out of range: {', '.join(wrong)}")
+
+
+def _is_ae_title(text: str) -> bool:
+    r"""Whether a text is an AE title: 1 to 16 ASCII characters, no backslash, not only spaces (PS3.5 section 6.2)."""
+    return 0 < len(text.strip()) <= len(text) <= 16 and text.isascii() and text.isprintable() and "\\" not in text
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, found {value!r}")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"expected true or false, found {value!r}")
+    return value
+
+
+def _whole(value: Any) -> int:
+    """A whole number as it is; 2.5, "2" and true are refused rather than rounded or read as something else."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected a whole number, found {value!r}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"expected a number, found {value!r}")
+    return float(value)
+
+
+def _network(value: Any) -> Network:
+    return ipaddress.ip_network(_text(value))
+
+
+def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+def _list_of(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """The items of a list, each read; a lone text is refused, since its letters are not what was meant."""
+
+    def read_list(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise TypeError(f"expected a list, found {value!r}")
+        return tuple(read(item) for item in value)
+
+    return read_list

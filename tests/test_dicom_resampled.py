@@ -1,0 +1,152 @@
+"""The functional scan on the grid of the fused series: right values at the right places, in a valid object."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from phantoms import phantom
+from test_dicom_companions import NUDGE, OTHER, POSE, affine, complaints, in_simpleitk, posed
+
+from medfuse.align import Transform
+from medfuse.alignment import align
+from medfuse.cli import app
+from medfuse.errors import OutputError, UnsupportedImage
+from medfuse.fusion import Engine
+from medfuse.grid import Grid
+from medfuse.io.files import read
+from medfuse.pipeline import fuse, resampled, write_fused
+from medfuse.sample.series import write_series
+from medfuse.volume import Modality, Unit, Volume
+
+FRAME = "1.2.826.0.1.999.1"
+KEY = b"0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def rule() -> Engine:
+    return Engine("maximum", device="cpu")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """An MR, and a PET and a CT of the same body in another pose and frame of reference."""
+    write_series(phantom(Modality.MR, (12, 18, 20), FRAME), tmp_path / "mr", description="MR", number=1)
+    for number, modality in ((2, Modality.PT), (3, Modality.CT)):
+        volume = posed(phantom(modality, (18, 20, 22), FRAME), OTHER)
+        write_series(volume, tmp_path / modality.value, description=modality.value, number=number)
+    return tmp_path
+
+
+def written(mr: Volume, functional: Volume, rule: Engine, out: Path, format: str = "dicom", **how: object) -> Volume:
+    """What was moved, written beside what was fused."""
+    alignment = align(mr, functional, transform=Transform(POSE))
+    fused = fuse(mr, functional, transform=alignment, engine=rule)
+    moved = resampled(functional, fused, alignment)
+    write_fused(fused, out, format, moved=moved, **how)
+    return moved
+
+
+@pytest.mark.parametrize(("modality", "unit"), [("PT", Unit.SUV), ("CT", Unit.HU), ("NM", Unit.COUNTS)])
+def test_it_keeps_its_values_and_its_unit(study: Path, rule: Engine, modality: str, unit: Unit) -> None:
+    functional = read(study / ("PT" if modality == "NM" else modality))
+    if modality == "NM":
+        functional = replace(functional, modality=Modality.NM, unit=Unit.COUNTS)
+    moved = written(read(study / "mr"), functional, rule, study / "out")
+    found = read(study / "out" / "resampled")
+    assert (found.modality.value, found.unit) == (modality, unit)
+    assert found.grid.matches(moved.grid)
+    assert found.grid.frame_of_reference == FRAME
+    step = {"PT": float(moved.array.max()) / 65535, "CT": 1, "NM": 0}[modality]
+    np.testing.assert_allclose(found.array, moved.array, rtol=0, atol=0.51 * step)
+
+
+def test_simpleitk_resamples_to_the_same_values(study: Path, rule: Engine) -> None:
+    written(read(study / "mr"), read(study / "PT"), rule, study / "out")
+    pet, mr = in_simpleitk(study / "PT"), in_simpleitk(study / "mr")
+    expected = sitk.GetArrayFromImage(sitk.Resample(pet, mr, affine(POSE)))
+    found = sitk.GetArrayFromImage(in_simpleitk(study / "out" / "resampled"))
+    inside = expected > 0
+    factor = read(study / "PT").array.max() / sitk.GetArrayViewFromImage(pet).max()
+    assert np.corrcoef(found[inside], expected[inside] * factor)[0, 1] > 0.99
+
+
+def test_it_is_a_derived_series_of_the_same_study(study: Path, rule: Engine) -> None:
+    written(read(study / "mr"), read(study / "PT"), rule, study / "out")
+    fused = pydicom.dcmread(study / "out" / "fused-0001.dcm")
+    images = [pydicom.dcmread(path) for path in sorted((study / "out" / "resampled").iterdir())]
+    assert len(images) == 12
+    assert [image.ImageIndex for image in images] == list(range(1, 13))
+    for image in images:
+        for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "StudyDate"):
+            assert image[keyword].value == fused[keyword].value, keyword
+        assert (image.Modality, image.Units, image.SUVType) == ("PT", "GML", "BW")
+        assert image.ImageType[0] == "DERIVED"
+        assert image.SeriesNumber == 1301
+        assert image.SeriesDescription == "medfuse PT resampled - not for diagnostic use"
+        assert len(image.SourceImageSequence) == 18  # those of the PET: the MR gave its grid alone
+        assert image.DerivationCodeSequence[0].CodeValue == "113085"
+    assert len({image.SeriesInstanceUID for image in images} | {fused.SeriesInstanceUID}) == 2
+    assert len({image.SOPInstanceUID for image in images}) == 12
+
+
+@pytest.mark.parametrize("format", ["dicom", "nifti", "both"])
+def test_every_format_holds_it(study: Path, rule: Engine, format: str) -> None:
+    moved = written(read(study / "mr"), read(study / "PT"), rule, study / "out", format)
+    found = {"dicom": ["resampled"], "nifti": ["resampled.nii.gz"], "both": ["resampled.nii.gz", "dicom/resampled"]}
+    for name in found[format]:
+        np.testing.assert_allclose(read(study / "out" / name).array, moved.array, rtol=0, atol=1e-4)
+    assert (study / "out" / "resampled").exists() == (format == "dicom")
+
+
+def test_a_run_without_it_replaces_one_with_it(study: Path, rule: Engine) -> None:
+    written(read(study / "mr"), read(study / "PT"), rule, study / "out")
+    write_fused(fuse(study / "mr", study / "PT", transform=Transform(POSE), engine=rule), study / "out", overwrite=True)
+    assert not (study / "out" / "resampled").exists()
+
+
+def test_deidentified_it_names_nobody(study: Path, rule: Engine) -> None:
+    written(read(study / "mr"), read(study / "PT"), rule, study / "out", deidentify=KEY)
+    source = pydicom.dcmread(next((study / "PT").iterdir()))
+    for path in (study / "out" / "resampled").iterdir():
+        content = path.read_bytes()
+        for secret in (source.PatientID, source.StudyInstanceUID, source.FrameOfReferenceUID, source.SOPInstanceUID):
+            assert str(secret).encode() not in content
+        assert complaints(path) == []
+
+
+def test_the_command_line_writes_it(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["fuse", str(study / "mr"), str(study / "PT"), "--method", "maximum", "--device", "cpu", "--resampled"]
+    app([*arguments, "--register", "none", "-o", str(study / "out")], standalone_mode=False)
+    assert len(list((study / "out" / "resampled").iterdir())) == 12
+    with pytest.raises(Exception, match="expected another grid than functional"):
+        app([*arguments, "--grid", "functional", "-o", str(study / "x")], standalone_mode=False)
+
+
+def test_what_has_no_unit_or_no_folder_is_refused(study: Path, rule: Engine) -> None:
+    mr = read(study / "mr")
+    alignment = align(mr, mr, "none")
+    fused = fuse(mr, read(study / "PT"), transform=Transform(POSE), engine=rule)
+    with pytest.raises(UnsupportedImage, match="found a colour volume"):
+        resampled(fused, fused, alignment)
+    with pytest.raises(OutputError, match="folder for two series"):
+        write_fused(fused, study / "x.nii.gz", moved=mr)
+
+
+@pytest.mark.parametrize("patient", ["STS_003", "STS_051"])
+@pytest.mark.parametrize(("structural", "functional"), [("MR_T1", "PET"), ("MR_T1", "CT"), ("CT", "MR_T1")])
+def test_dciodvfy_finds_nothing_in_those_of_real_scans(
+    shared: Path, tmp_path: Path, rule: Engine, patient: str, structural: str, functional: str
+) -> None:
+    folder = shared / "ibsi-sts" / "dicom" / patient
+    one, other = read(folder / structural), read(folder / functional)
+    middle = Grid.from_axes((2, 8, 9), one.grid.center_mm, (5, 5, 5), one.grid.direction, one.grid.frame_of_reference)
+    alignment = align(one, other, transform=Transform(NUDGE))
+    fused = fuse(one, other, transform=alignment, engine=rule, grid=middle)
+    write_fused(fused, tmp_path / "out", "dicom", moved=resampled(other, fused, alignment))
+    for path in (tmp_path / "out" / "resampled").iterdir():
+        assert complaints(path) == []

@@ -1,0 +1,414 @@
+"""The node as a whole: from reception to delivery, killed at any moment, and what it tells of what it does."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodes import (
+    LASTING,
+    PASSING,
+    PATIENT,
+    PATIENT_ID,
+    RESULTS,
+    Archive,
+    free_port,
+    in_thread,
+    instance,
+    settings,
+    stand_in,
+    uid,
+    wait_for,
+)
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from medfuse.errors import NetworkError, OutputError
+from medfuse.pacs.node import Node
+from medfuse.pacs.queue import QUEUE, Queue
+from medfuse.pacs.send import send
+from medfuse.pacs.settings import Bounds, Destination
+from medfuse.pacs.work import Apart, Outcome, WorkFailed
+
+KILLS, STUDIES, INSTANCES = 50, 20, 4
+#: pynetdicom leaves the socket of a refused connection to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <s:pytest.PytestUnraisableExceptionWarning")
+
+Started = Callable[..., Node]
+
+
+@pytest.fixture(autouse=True)
+def sockets_closed() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def archive() -> Iterator[Archive]:
+    found = Archive()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, archive: Archive) -> Iterator[Started]:
+    """Starts nodes that fuse with the stand-in and send to the archive, and stops them at the end."""
+    nodes: list[Node] = []
+
+    def started(**words: Any) -> Node:
+        node = Node(settings(tmp_path / "spool", archive.port, **words), stand_in, apart=False, poll_seconds=0.02)
+        nodes.append(node)
+        node.start()
+        return node
+
+    yield started
+    for node in nodes:
+        node.stop()
+
+
+def us(node: Node, title: str = "MEDFUSE") -> Destination:
+    return Destination("us", title, "127.0.0.1", node.port)
+
+
+def state(node: Node) -> str:
+    (entry,) = node.queue.entries()
+    return entry.state
+
+
+def is_in(node: Node, wanted: str) -> Callable[[], bool]:
+    return lambda: state(node) == wanted
+
+
+def test_a_study_is_fused_when_it_is_quiet_and_sent(start: Started, archive: Archive, tmp_path: Path) -> None:
+    node = start()
+    files = [instance(tmp_path, "a", number) for number in range(INSTANCES)]
+    assert list(send(files, us(node))) == files
+    (received,) = {path.parent for path in node.spool.studies.rglob("*.dcm")}
+    contents = {path.read_bytes()[-200:] for path in received.iterdir()}
+    assert contents == {path.read_bytes()[-200:] for path in files}  # as they were sent
+    wait_for(is_in(node, "done"))
+    assert sorted(archive.told.items()) == sorted((uid(uid("a"), "result", n), "of 4") for n in range(RESULTS))
+    assert len(archive.received) == RESULTS
+
+
+def test_a_late_instance_makes_it_fuse_anew_and_a_known_one_does_not(
+    start: Started, archive: Archive, tmp_path: Path
+) -> None:
+    node = start()
+    files = [instance(tmp_path, "a", number) for number in range(3)]
+    list(send(files[:2], us(node)))
+    wait_for(is_in(node, "done"))
+    list(send(files[:2], us(node)))
+    assert state(node) == "done"
+    list(send(files[2:], us(node)))
+    assert state(node) == "receiving"
+    wait_for(is_in(node, "done"))
+    assert set(archive.told.values()) == {"of 3"}
+    assert len(archive.told) == RESULTS
+    assert len(archive.received) == 2 * RESULTS
+
+
+def test_what_comes_back_is_not_fused(start: Started, tmp_path: Path) -> None:
+    node = start()
+    list(send([instance(tmp_path, "a", 0)], us(node)))
+    wait_for(is_in(node, "done"))
+    before = node.queue.entries()
+    results = sorted(node.spool.results(before[0].key, 1).iterdir())
+    assert len(list(send(results, us(node)))) == RESULTS
+    ours = instance(tmp_path, "b", 1, Manufacturer="medfuse", ManufacturerModelName="medfuse")
+    assert list(send([ours], us(node))) == [ours]
+    assert node.queue.entries() == before
+    assert 'result="our own"} 4' in node.metrics()
+
+
+def test_a_study_waits_for_an_association_that_is_still_open(start: Started, tmp_path: Path) -> None:
+    node = start(quiet_seconds=0.2)
+    sending = send([instance(tmp_path, "a", number) for number in range(2)], us(node))
+    next(sending)
+    time.sleep(0.8)
+    assert state(node) == "receiving"
+    list(sending)
+    wait_for(is_in(node, "done"))
+
+
+def test_what_fails_is_tried_again_and_then_dead(start: Started, archive: Archive, tmp_path: Path) -> None:
+    node = start()
+    list(send([instance(tmp_path, "a", 0, PASSING)], us(node)))
+    wait_for(is_in(node, "dead"))
+    (entry,) = node.queue.entries()
+    assert (entry.attempts, entry.note) == (3, "an unforeseen MemoryError")
+    list(send([instance(tmp_path, "b", 0, LASTING)], us(node)))
+    entry = wait_for(lambda: next((one for one in node.queue.entries(["dead"]) if one.id == 2), None))
+    assert (entry.attempts, entry.note, entry.sent) == (1, "a pair does not overlap", RESULTS)
+    assert len(archive.received) == RESULTS
+
+
+def test_a_destination_that_refuses_is_tried_again_and_retried_on_request(
+    start: Started, archive: Archive, tmp_path: Path
+) -> None:
+    node = start()
+    archive.status = 0xA700
+    list(send([instance(tmp_path, "a", 0)], us(node)))
+    wait_for(is_in(node, "dead"))
+    (entry,) = node.queue.entries()
+    assert "archive-0: expected archive-0 to store an instance, found: status A700" in entry.note
+    assert (entry.sent, entry.unsent) == (0, RESULTS)
+    archive.status = 0x0000
+    assert node.queue.retry(entry.id) == "sending"
+    wait_for(is_in(node, "done"))
+    assert len(archive.received) == RESULTS
+
+
+def test_a_destination_that_is_away_does_not_hold_the_other(archive: Archive, tmp_path: Path) -> None:
+    node = Node(settings(tmp_path / "spool", free_port(), archive.port), stand_in, apart=False, poll_seconds=0.02)
+    node.start()
+    try:
+        list(send([instance(tmp_path, "a", 0)], us(node)))
+        wait_for(is_in(node, "dead"))
+        first, second = node.queue.deliveries(1)
+        assert (first.sent, second.sent) == (0, RESULTS)
+        assert len(archive.received) == RESULTS
+    finally:
+        node.stop()
+
+
+def test_a_pause_stops_fusing_but_not_reception(start: Started, archive: Archive, tmp_path: Path) -> None:
+    node = start()
+    node.queue.pause(True)
+    list(send([instance(tmp_path, "a", 0)], us(node)))
+    wait_for(is_in(node, "quiet"))
+    time.sleep(0.3)
+    assert (state(node), archive.received) == ("quiet", [])
+    node.queue.pause(False)
+    wait_for(is_in(node, "done"))
+
+
+def test_done_studies_are_forgotten_in_time(start: Started, tmp_path: Path) -> None:
+    node = start(keep_hours=0)
+    list(send([instance(tmp_path, "a", 0)], us(node)))
+    wait_for(is_in(node, "done"))
+    assert list(node.spool.studies.iterdir())
+    node._tidy()
+    assert node.queue.entries() == []
+    assert list(node.spool.studies.iterdir()) == []
+
+
+def test_two_nodes_do_not_share_a_folder(start: Started) -> None:
+    with pytest.raises(OutputError, match="in use"), start().spool.lock(patience_seconds=0.1):
+        pass
+
+
+def test_a_port_in_use_is_told(start: Started, tmp_path: Path) -> None:
+    node = Node(settings(tmp_path / "other", 1, port=start().port), stand_in, apart=False)
+    with pytest.raises(OutputError, match="expected to listen on port"):
+        node.start()
+    node.stop()
+
+
+def test_health_and_metrics(start: Started, archive: Archive, tmp_path: Path) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    node = start(monitor_port=0)
+    assert node.monitor is not None
+    address = f"http://127.0.0.1:{node.monitor.port}"
+
+    def asked(path: str) -> str:
+        with urllib.request.urlopen(f"{address}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    ae = AE("CALLER")
+    ae.add_requested_context(Verification)
+    association = ae.associate("127.0.0.1", node.port, ae_title="MEDFUSE")
+    assert association.send_c_echo().Status == 0
+    association.release()
+    list(send([instance(tmp_path, "a", 0)], us(node)))
+    wait_for(is_in(node, "done"))
+    assert asked("/healthz") == asked("/readyz") == "ok\n"
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(asked("/metrics"))
+        for sample in family.samples
+    }
+    assert found["medfuse_instances_received_total", "stored"] == 1
+    assert found["medfuse_instances_sent_total", "archive-0"] == RESULTS
+    assert found["medfuse_studies", "done"] == 1
+    assert found["medfuse_fusions_total", "fused"] == 1
+    assert found["medfuse_associations_total", "accepted"] == 2
+    assert all(name.startswith("medfuse_") for name, *_ in found)
+    with pytest.raises(urllib.error.HTTPError, match="404") as unknown:
+        asked("/other")
+    unknown.value.close()
+    ended = threading.Thread(name="watch")
+    ended.start()
+    ended.join()
+    node._threads.append(ended)
+    with pytest.raises(urllib.error.HTTPError, match="503") as refused:
+        asked("/healthz")
+    assert refused.value.read() == b"watch has ended\n"
+    refused.value.close()
+
+
+def test_no_patient_in_any_log(
+    start: Started, archive: Archive, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    node = start(bounds=Bounds(free_mib=0, timeout_seconds=1))
+    for number, description in enumerate(("", PASSING, LASTING)):
+        list(send([instance(tmp_path, f"study{number}", 0, description)], us(node)))
+    wait_for(lambda: all(one.state in ("done", "dead") for one in node.queue.entries()))
+    with pytest.raises(NetworkError, match="refused"):
+        list(send([instance(tmp_path, "a", 0)], us(node, "OTHER")))
+    assert "is quiet" in caplog.text
+    assert "failed: an unforeseen MemoryError" in caplog.text
+    secrets = (PATIENT, PATIENT_ID, "Zweistein", *(uid(f"study{number}") for number in range(3)))
+    noted = "".join(one.note for one in node.queue.entries())
+    assert [secret for secret in secrets if secret in caplog.text or secret in noted] == []
+
+
+def test_killed_at_any_moment_nothing_is_lost_or_sent_twice(tmp_path: Path) -> None:
+    seed = int(os.environ.get("KILL_SEED", "8"))
+    chance = random.Random(seed)
+    archive = Archive(seconds=0.01)
+    port, spool = free_port(), tmp_path / "spool"
+    mortal = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("mortal.py")), str(spool), str(port), str(archive.port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert mortal.stdin is not None
+    assert mortal.stdout is not None
+    killed = 0
+
+    def born() -> int:
+        mortal.stdin.write("live\n")
+        mortal.stdin.flush()
+        return int(mortal.stdout.readline())
+
+    def has_come_to(count: int) -> bool:
+        return killed >= count
+
+    def send_all() -> None:
+        """Every study, until each of its instances has been accepted; spread over the kills."""
+        for study in range(STUDIES):
+            wait_for(partial(has_come_to, min(study * 2, KILLS - 5)), 120)
+            left = [instance(tmp_path, f"study{study}", number) for number in range(INSTANCES)]
+            while left:
+                try:
+                    for path in send(list(left), Destination("us", "MEDFUSE", "127.0.0.1", port)):
+                        left.remove(path)
+                except NetworkError:
+                    time.sleep(0.02)
+
+    life = born()
+    try:
+        with in_thread(send_all):
+            while killed < KILLS:
+                time.sleep(chance.uniform(0.05, 0.6))
+                os.kill(life, signal.SIGKILL)
+                killed += 1
+                life = born()
+        queue = Queue(spool / QUEUE)
+        wait_for(lambda: queue.counts()["done"] == STUDIES, 60)
+        entries = queue.entries()
+        queue.close()
+    finally:
+        os.kill(life, signal.SIGKILL)
+        mortal.stdin.close()
+        mortal.wait(timeout=10)
+        mortal.stdout.close()
+        archive.close()
+    wanted = {uid(uid(f"study{study}"), "result", number) for study in range(STUDIES) for number in range(RESULTS)}
+    assert archive.told == dict.fromkeys(wanted, f"of {INSTANCES}")
+    assert {(entry.sent, entry.unsent, entry.note) for entry in entries} == {(RESULTS, 0, "")}
+    twice = sum(count - 1 for count in Counter(archive.received).values())
+    assert twice <= KILLS  # accepted in the moment of a kill, before it could be marked
+    print(f"{KILLS} kills, {len(archive.received)} instances sent, {twice} of them twice")
+
+
+def _crash(source: Path, out: Path) -> Outcome:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome()
+
+
+def _dawdle(source: Path, out: Path) -> Outcome:
+    (out / "pid").write_text(str(os.getpid()))
+    time.sleep(60)
+    return Outcome()
+
+
+def _fail(source: Path, out: Path) -> Outcome:
+    if source.name == "memory":
+        raise MemoryError(PATIENT)
+    if source.name == "value":
+        raise ValueError(PATIENT)
+    raise OutputError("expected space", "Make some")
+
+
+def _work(source: Path, out: Path) -> Outcome:
+    return Outcome(f"{source.name} {out.name}")
+
+
+def test_fusing_apart_gives_back_what_came_of_it(tmp_path: Path) -> None:
+    assert Apart(_work, 60)(tmp_path / "a", tmp_path / "b") == Outcome("a b")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("memory", "^not enough memory$"),
+        ("value", "^an unforeseen ValueError$"),
+        ("output", r"^expected space\. Make some$"),
+    ],
+)
+def test_fusing_apart_tells_errors_without_patients(tmp_path: Path, name: str, told: str) -> None:
+    with pytest.raises(WorkFailed, match=told):
+        Apart(_fail, 60)(tmp_path / name, tmp_path)
+
+
+def test_fusing_apart_outlives_a_crash(tmp_path: Path) -> None:
+    with pytest.raises(WorkFailed, match="ended with -9"):
+        Apart(_crash, 60)(tmp_path, tmp_path)
+
+
+def test_fusing_apart_has_an_end(tmp_path: Path) -> None:
+    with pytest.raises(WorkFailed, match="at most 2 s"):
+        Apart(_dawdle, 2)(tmp_path, tmp_path)
+    assert not _lives(int((tmp_path / "pid").read_text()))
+
+
+def test_fusing_ends_with_the_node(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from medfuse.pacs.work import Apart; import test_pacs_node\n"
+        "Apart(test_pacs_node._dawdle, 60)(Path(sys.argv[1]), Path(sys.argv[1]))"
+    )
+    node = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent)
+    wait_for((tmp_path / "pid").exists, 60)
+    worker = int(wait_for((tmp_path / "pid").read_text))
+    assert _lives(worker)
+    node.kill()
+    node.wait()
+    wait_for(lambda: not _lives(worker))
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
