@@ -935,7 +935,7 @@ def test_the_installed_command(scans: Path, tmp_path: Path) -> None:
     arguments = ("fuse", scans / "study/mr", scans / "study/pet", "-o", "out", *FUSE, "--json")
     ran = subprocess.run([command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ran.stderr == ""
-    assert len(json.loads(ran.stdout)["outputs"]) == 12
+    assert len(json.loads(ran.stdout)["outputs"]) == 13  # 12 slices, and how to blend the two scans
     ran = subprocess.run([command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (7, "", 1)
 

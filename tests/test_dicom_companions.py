@@ -346,7 +346,7 @@ def test_dciodvfy_finds_nothing_in_them(fused: Volume, study: Path) -> None:
         assert complaints(study / "out" / f"{name}.dcm") == []
 
 
-@pytest.mark.parametrize("patient", ["STS_002", "STS_003", "STS_018", "STS_051"])
+@pytest.mark.parametrize("patient", ["STS_003", "STS_051"])
 @pytest.mark.parametrize(("structural", "functional"), [("MR_T1", "PET"), ("CT", "PET"), ("MR_T1", "CT")])
 @pytest.mark.parametrize("pose", [None, NUDGE], ids=["in place", "moved"])
 def test_dciodvfy_finds_nothing_in_those_of_real_scans(

@@ -100,7 +100,7 @@ def _meaning(volume: Volume, frame_type: list[str]) -> Dataset:
 
 
 def _mapping(volume: Volume) -> Dataset:
-    """That the stored value is the value, and has no unit (PS3.3 section C.7.6.16.2.11; PS3.16 CID 7181)."""
+    """That the stored value is the value, and its unit, if any (PS3.3 section C.7.6.16.2.11; PS3.16 CID 7181)."""
     from highdicom.pm import RealWorldValueMapping
 
     is_fused = volume.modality is Modality.FUSED
