@@ -1,6 +1,6 @@
 """A PACS preprocessing step: a study arrives in a folder, the fused series leaves in another.
 
-    python examples/pacs_preprocess.py INCOMING OUTGOING [--method dilran]
+    python examples/pacs_preprocess.py INCOMING OUTGOING [--method duet]
 
 Looks for one MR and one PET, SPECT or CT series in INCOMING, fuses them and writes a DICOM series to OUTGOING, which a
 router can send on. Exits with 0 when a series was written, 10 when the study holds no pair to fuse, and otherwise with
@@ -32,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fuse the MR and the PET, SPECT or CT of a study.")
     parser.add_argument("incoming", type=Path)
     parser.add_argument("outgoing", type=Path)
-    parser.add_argument("--method", default="dilran")
+    parser.add_argument("--method", default="duet")
     words = parser.parse_args()
     try:
         pair = find_pair(words.incoming)

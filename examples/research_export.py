@@ -41,7 +41,7 @@ for method in ("average", "maximum"):
     print(method, fused.array.shape, fused.array.dtype)
 
 fused = medfuse.fuse(structural, functional, transform=registration.transform, grid=4.0)
-medfuse.write(fused, out / "fused_dilran_4mm.nii.gz")
+medfuse.write(fused, out / "fused_duet_4mm.nii.gz")
 
 # %% Every result says how it was made.
 for step in fused.history:

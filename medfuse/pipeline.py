@@ -13,6 +13,7 @@ from medfuse.align import Transform, resample
 from medfuse.align.warp import Warp
 from medfuse.alignment import REGISTER, Alignment, Progress, align
 from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, parse_window
+from medfuse.defaults import METHOD
 from medfuse.errors import GeometryError, OutputError, PatientMismatch, UnsupportedImage
 from medfuse.fusion import DEFAULT_PALETTE, Engine, display_of
 from medfuse.grid import Grid
@@ -35,7 +36,7 @@ def fuse(
     structural: Volume | str | Path,
     functional: Volume | str | Path,
     *,
-    method: str = "dilran",
+    method: str = METHOD,
     strategy: str | None = None,
     register: str = "auto",
     transform: Alignment | Transform | Warp | None = None,

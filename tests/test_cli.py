@@ -46,6 +46,11 @@ COMMANDS = (
     "bench",
     "score",
     "train",
+    "serve",
+    "push",
+    "pull",
+    "queue",
+    "queue list",
     "weights",
     "weights convert",
 )
@@ -393,13 +398,13 @@ def test_windows_and_palettes_reach_the_picture(medfuse: Command, scans: Path) -
 def test_the_network_is_the_default_and_its_weights_can_be_given(medfuse: Command, scans: Path) -> None:
     from importlib import resources
 
-    shipped = resources.files("medfuse") / "models" / "dilran.safetensors"
+    shipped = resources.files("medfuse") / "models" / "duet.safetensors"
     pair = ("fuse", scans / "study/mr", scans / "study/pet", "--device", "cpu", "--json")
     default = medfuse(*pair, "-o", "a.nii").json
-    assert (default["fuse"]["method"], default["fuse"]["strategy"]) == ("dilran", "nuclear")
+    assert (default["fuse"]["method"], default["fuse"]["strategy"]) == ("duet", None)
     given = medfuse(*pair, "-o", "b.nii", "--weights", shipped).json
     assert given["fuse"]["weights_sha256"] == default["fuse"]["weights_sha256"]
-    averaged = medfuse(*pair, "-o", "c.nii", "--strategy", "average").json
+    averaged = medfuse(*pair, "-o", "c.nii", "--method", "dilran", "--strategy", "average").json
     assert averaged["fuse"]["strategy"] == "average"
     assert Path("a.nii").read_bytes() == Path("b.nii").read_bytes() != Path("c.nii").read_bytes()
 
@@ -494,7 +499,17 @@ def test_weights_convert_makes_weights_that_fuse_takes(
 ) -> None:
     published = shared / "reference-networks" / "dilran_published.pt"
     assert medfuse("weights", "convert", published, "w.safetensors", "--json").json["outputs"] == ["w.safetensors"]
-    ran = medfuse("fuse", scans / "mr.nii.gz", scans / "pet.nii.gz", "-o", "x.nii", "--weights", "w.safetensors")
+    ran = medfuse(
+        "fuse",
+        scans / "mr.nii.gz",
+        scans / "pet.nii.gz",
+        "-o",
+        "x.nii",
+        "--method",
+        "dilran",
+        "--weights",
+        "w.safetensors",
+    )
     assert ran.code == 0
     refused(7, "w.safetensors exists", "weights", "convert", published, "w.safetensors")
     refused(2, "network of dilran", "weights", "convert", published, "v.safetensors", "--network", "unet")
@@ -690,7 +705,7 @@ def test_what_may_not_ride_along(refused: Callable[..., None], scans: Path) -> N
     ("code", "match", "options"),
     [
         (2, "format of dicom, nifti, both, got 'png'", "--format png"),
-        (2, "method of dilran, eh-dran, .*average, maximum, got 'magic'", "--method magic"),
+        (2, "method of duet, dilran, eh-dran, .*average, maximum, got 'magic'", "--method magic"),
         (2, "strategy.*'magic'", "--method dilran --strategy magic"),
         (2, "strategy.*'average'", "--strategy average"),
         (2, "no weights", "--weights note.txt"),

@@ -72,7 +72,7 @@ def test_research_export_writes_everything(study: Path, tmp_path: Path) -> None:
         "functional_on_structural.nii.gz",
         "fused_average.nii.gz",
         "fused_maximum.nii.gz",
-        "fused_dilran_4mm.nii.gz",
+        "fused_duet_4mm.nii.gz",
     }
     assert (tmp_path / "out" / "functional_from_structural.tfm").exists()
     assert nib.load(tmp_path / "out" / "fused_maximum.nii.gz").shape == (40, 44, 20)

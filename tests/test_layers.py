@@ -29,7 +29,7 @@ FLOORS = (
     ("volume",),
     ("grid", "color", "metrics"),
     ("output", "stages"),
-    ("errors", "_version"),
+    ("errors", "defaults", "_version"),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 

@@ -40,10 +40,10 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from medfuse.errors import NetworkError, OutputError
 from medfuse.pacs.node import Node
-from medfuse.pacs.queue import QUEUE, Queue
+from medfuse.pacs.queue import Queue
+from medfuse.pacs.records import QUEUE
 from medfuse.pacs.send import send
 from medfuse.pacs.settings import Bounds, Destination
-from medfuse.pacs.work import Apart, Outcome, WorkFailed
 
 KILLS, STUDIES, INSTANCES = 50, 20, 4
 #: pynetdicom leaves the socket of a refused connection to the garbage collector.
@@ -339,76 +339,3 @@ def test_killed_at_any_moment_nothing_is_lost_or_sent_twice(tmp_path: Path) -> N
     twice = sum(count - 1 for count in Counter(archive.received).values())
     assert twice <= KILLS  # accepted in the moment of a kill, before it could be marked
     print(f"{KILLS} kills, {len(archive.received)} instances sent, {twice} of them twice")
-
-
-def _crash(source: Path, out: Path) -> Outcome:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return Outcome()
-
-
-def _dawdle(source: Path, out: Path) -> Outcome:
-    (out / "pid").write_text(str(os.getpid()))
-    time.sleep(60)
-    return Outcome()
-
-
-def _fail(source: Path, out: Path) -> Outcome:
-    if source.name == "memory":
-        raise MemoryError(PATIENT)
-    if source.name == "value":
-        raise ValueError(PATIENT)
-    raise OutputError("expected space", "Make some")
-
-
-def _work(source: Path, out: Path) -> Outcome:
-    return Outcome(f"{source.name} {out.name}")
-
-
-def test_fusing_apart_gives_back_what_came_of_it(tmp_path: Path) -> None:
-    assert Apart(_work, 60)(tmp_path / "a", tmp_path / "b") == Outcome("a b")
-
-
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("memory", "^not enough memory$"),
-        ("value", "^an unforeseen ValueError$"),
-        ("output", r"^expected space\. Make some$"),
-    ],
-)
-def test_fusing_apart_tells_errors_without_patients(tmp_path: Path, name: str, told: str) -> None:
-    with pytest.raises(WorkFailed, match=told):
-        Apart(_fail, 60)(tmp_path / name, tmp_path)
-
-
-def test_fusing_apart_outlives_a_crash(tmp_path: Path) -> None:
-    with pytest.raises(WorkFailed, match="ended with -9"):
-        Apart(_crash, 60)(tmp_path, tmp_path)
-
-
-def test_fusing_apart_has_an_end(tmp_path: Path) -> None:
-    with pytest.raises(WorkFailed, match="at most 2 s"):
-        Apart(_dawdle, 2)(tmp_path, tmp_path)
-    assert not _lives(int((tmp_path / "pid").read_text()))
-
-
-def test_fusing_ends_with_the_node(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from medfuse.pacs.work import Apart; import test_pacs_node\n"
-        "Apart(test_pacs_node._dawdle, 60)(Path(sys.argv[1]), Path(sys.argv[1]))"
-    )
-    node = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent)
-    wait_for((tmp_path / "pid").exists, 60)
-    worker = int(wait_for((tmp_path / "pid").read_text))
-    assert _lives(worker)
-    node.kill()
-    node.wait()
-    wait_for(lambda: not _lives(worker))
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()

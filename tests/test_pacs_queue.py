@@ -16,7 +16,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from medfuse.errors import InputError, OutputError
-from medfuse.pacs.queue import QUEUE, STATES, Job, Queue, Result
+from medfuse.pacs.queue import Queue
+from medfuse.pacs.records import QUEUE, STATES, Job, Result
 from medfuse.pacs.spool import Spool, key_of
 
 KEY, UID = key_of("1.2.3"), "1.2.3"

@@ -149,7 +149,7 @@ ONE = f"name: one, {MR}, {PT}"
         ("structural: {max_slices: 4}", "max_slices of at least 5, got 4"),
         ("structural: {min_slices: true}", "min_slices of structural .* whole number"),
         ("fusion: {method: magic}", "fusion of rule 1 .*: expected method of .*dilran.*'magic'"),
-        ("fusion: {strategy: energy}", "strategy for dilran of nuclear"),
+        ("fusion: {method: dilran, strategy: energy}", "strategy for dilran of nuclear"),
         ("fusion: {method: average, strategy: maximum}", "strategy for average of none"),
         ("fusion: {weights: missing.safetensors}", "expected a file, found none named missing.safetensors"),
         ("fusion: {precision: float8}", "precision of float32"),
@@ -164,7 +164,7 @@ ONE = f"name: one, {MR}, {PT}"
         ("fusion: {format: nifti, multiframe: true}", "expected a DICOM series"),
         ("fusion: {grey_as: ct}", "grey as mr or parametric-map"),
         ("fusion: {series_description: '{patient}'}", "expected fields of"),
-        ("fusion: {series_number: -1}", "series number of 0 to"),
+        ("fusion: {series_number: -1}", "series number of 1 to"),
         ("fusion: {contrast: high}", "expected keys of .*, found contrast"),
     ],
 )

@@ -229,8 +229,8 @@ def test_windows_may_be_text_or_objects(mr: Volume, pet: Volume, rule: Engine) -
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        ({"method": "magic"}, "method of dilran"),
-        ({"strategy": "magic"}, "strategy of"),
+        ({"method": "magic"}, "method of duet"),
+        ({"strategy": "magic"}, "expected no strategy for duet"),
         ({"register": "magic"}, "register of"),
         ({"palette": "magic"}, "palette of"),
         ({"device": "abacus"}, "device of"),
@@ -242,7 +242,7 @@ def test_unknown_words_are_programming_errors(mr: Volume, pet: Volume, words: di
 
 
 def test_the_history_says_everything_and_is_json(mr: Volume, pet: Volume) -> None:
-    steps = fuse(mr, pet, device="cpu", strategy="average").history
+    steps = fuse(mr, pet, device="cpu", method="dilran", strategy="average").history
     assert [step.name for step in steps] == ["align", "fuse"]
     said = json.loads(json.dumps(steps[1].parameters))
     assert (said["method"], said["strategy"], said["grid"]) == ("dilran", "average", "structural")

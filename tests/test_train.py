@@ -264,7 +264,7 @@ def test_files_that_are_no_config_are_refused(tmp_path: Path) -> None:
         ({"validation_cases": ("7", "99")}, "expected images of every validation case, found none of 99"),
         ({"validation_cases": ("3", "7", "12")}, "expected images on both sides of the split, found 0 and 8"),
         ({"losses": {"l2": 1.0, "beauty": 1.0}}, "expected losses of l2, gradient, perceptual, found beauty"),
-        ({"network": "resnet"}, "expected a network of dilran, .*siamese, found resnet"),
+        ({"network": "resnet"}, "expected a network of duet, .*siamese, found resnet"),
         ({"losses": {}}, "expected losses of l2, gradient, perceptual, found none"),
         ({"losses": {"perceptual": 1.0}}, "expected weights of VGG19 for the perceptual loss, found none"),
         ({"crop": 38}, "expected training images of at least 38 pixels a side, found one of 37"),

@@ -40,6 +40,7 @@ from medfuse.cli.options import (
     UnitsOf,
 )
 from medfuse.cli.profile import print_profile, profile_json
+from medfuse.defaults import METHOD
 from medfuse.errors import UnreadableFile
 from medfuse.io.dicom_options import DicomOptions
 from medfuse.stages import Profile, profiled, stage
@@ -52,7 +53,7 @@ def fuse(
     format: Annotated[
         str | None, typer.Option(help="dicom, nifti or both; default as the structural scan came.")
     ] = None,
-    method: Annotated[str, typer.Option(help="How to fuse; `medfuse methods` lists them.")] = "dilran",
+    method: Annotated[str, typer.Option(help="How to fuse; `medfuse methods` lists them.")] = METHOD,
     strategy: Annotated[str | None, typer.Option(help="How a learned method merges features.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights in place of the shipped ones (safetensors).")] = None,
     register: Annotated[str, typer.Option(help="auto, rigid, affine, deformable or none.")] = "auto",

@@ -38,7 +38,10 @@ def pull(
     overwrite: Overwrite = False,
     as_json: As_json = False,
 ) -> None:
-    """Fetch studies from a node (C-FIND, then C-GET or C-MOVE) or a service (QIDO-RS and WADO-RS)."""
+    """Fetch studies from a DICOM node or a web service.
+
+    By C-FIND, then C-GET or C-MOVE, or by QIDO-RS and WADO-RS.
+    """
     from medfuse.pacs.network import check_installed, to_destination, to_listener, to_tls
 
     matches = {"study": study, "accession": accession, "patient": patient, "date": date}

@@ -17,7 +17,8 @@ from medfuse.cli.tables import print_table
 from medfuse.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from medfuse.pacs.queue import Entry, Queue
+    from medfuse.pacs.queue import Queue
+    from medfuse.pacs.records import Entry
     from medfuse.pacs.spool import Spool
 
 app = typer.Typer(help="See and steer what `medfuse serve` has to do.", rich_markup_mode=None)
@@ -43,7 +44,7 @@ def list_(
     as_json: As_json = False,
 ) -> None:
     """The studies, oldest first."""
-    from medfuse.pacs.queue import STATES
+    from medfuse.pacs.records import STATES
 
     if unknown := sorted(set(state or ()) - set(STATES)):
         raise typer.BadParameter(f"expected a state of {', '.join(STATES)}, got {unknown[0]!r}")
@@ -145,7 +146,8 @@ def resume(config: Config) -> None:
 @contextmanager
 def _opened(config: Path) -> Iterator[tuple[Queue, Spool]]:
     """The queue and the folders of a node."""
-    from medfuse.pacs.queue import QUEUE, Queue
+    from medfuse.pacs.queue import Queue
+    from medfuse.pacs.records import QUEUE
     from medfuse.pacs.settings import read_settings
     from medfuse.pacs.spool import Spool
 

@@ -38,7 +38,10 @@ def run(
     threads: Threads = None,
     as_json: As_json = False,
 ) -> None:
-    """Fuse all pairs in a folder of DICOM files, by rules: the contract of containers for a PACS."""
+    """Fuse all pairs in a folder of DICOM files, by rules.
+
+    The contract of containers for a PACS.
+    """
     from medfuse.fusion import choose_device
     from medfuse.pacs.contract import LAYOUTS, folders, read_settings
     from medfuse.pacs.contract import run as work_off

@@ -18,7 +18,9 @@ def serve(
     config: Annotated[Path, typer.Argument(help="YAML file of the node; examples/node.yaml shows every key.")],
     check: Annotated[bool, typer.Option("--check", help="Check the file, and end.")] = False,
 ) -> None:
-    """Run a DICOM node: what is sent to it is fused when it is complete, and the result sent on.
+    """Run a DICOM node that fuses what it is sent.
+
+    A study is fused when it is complete, and the result sent on.
 
     It tells what it does on standard error, without patient data. Ctrl-C or SIGTERM ends it; whatever was under way, or
     was being fused when it was killed, is taken up at the next start.

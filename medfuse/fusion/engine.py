@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from medfuse.color import rgb_with_luminance
+from medfuse.defaults import METHOD
 from medfuse.fusion.display import Display
 from medfuse.fusion.flight import Lane, in_flight, in_turn, stream_on
 from medfuse.fusion.methods import Method
@@ -64,7 +65,7 @@ class Engine:
 
     def __init__(
         self,
-        method: str = "dilran",
+        method: str = METHOD,
         strategy: str | None = None,
         device: str = "auto",
         weights: Path | None = None,

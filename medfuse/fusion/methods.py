@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medfuse.fusion.networks import COMPILED, FEATURES, NETWORKS
+from medfuse.fusion.networks import COMPILED, FEATURES, FUSERS, NETWORKS
 from medfuse.fusion.rules import ShearletCnn, ZeroLearning, guided_filter_fusion, laplacian_pyramid
 from medfuse.fusion.strategies import STRATEGIES
 from medfuse.fusion.weights import SHIPPED, read_weights
@@ -42,6 +42,11 @@ class Entry:
 
 
 METHODS = {
+    "duet": Entry(
+        "The maximum, corrected by a network that looks at both images at once",
+        "medfuse, docs/method.md",
+        network="duet",
+    ),
     "dilran": Entry(
         "Dilated residual attention network; features merged by a strategy",
         "Zhou, Xu and Zhang, arXiv 2212.04661",
@@ -156,6 +161,8 @@ class Method:
             features = FEATURES[network]()
             self.weights_sha256 = read_weights(features, network, weights)
             return FEATURE_RULES[self.name](features.eval().to(device))
+        if network in FUSERS:
+            return self._fuser(network, weights, device)
         module = NETWORKS[network]()
         self.weights_sha256 = read_weights(module, network, weights)
         decoder = COMPILED[network](module.eval()).eval().to(device)
@@ -173,6 +180,15 @@ class Method:
 
         return fuse
 
+    def _fuser(self, network: str, weights: Path | None, device: torch.device | str) -> Rule:
+        """The rule that a network is by itself."""
+        module = FUSERS[network]()
+        self.weights_sha256 = read_weights(module, network, weights)
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+        module = module.eval().to(device, dtype)
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return lambda *planes: module(*(plane.to(dtype) for plane in planes)).float()
+
 
 def check_precision(precision: str, method: str, device: torch.device) -> None:
     """Refuse a precision that a method or a device has not.
@@ -182,7 +198,7 @@ def check_precision(precision: str, method: str, device: torch.device) -> None:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision != "float32" and METHODS[method].network not in NETWORKS:
+    if precision != "float32" and METHODS[method].network not in {**FUSERS, **NETWORKS}:
         raise ValueError(f"expected a precision of float32 for {method}, got {precision!r}")
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"expected a CUDA device for a precision of tf32, got {device.type}")

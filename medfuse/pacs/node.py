@@ -19,8 +19,9 @@ from pydicom.filereader import read_file_meta_info
 from medfuse.errors import MedfuseError, one_line
 from medfuse.pacs.monitor import Counts, Measure, Monitor, exposition
 from medfuse.pacs.network import check_installed
-from medfuse.pacs.queue import QUEUE, Job, Queue, Result
+from medfuse.pacs.queue import Queue
 from medfuse.pacs.reception import Reception
+from medfuse.pacs.records import QUEUE, Job, Result
 from medfuse.pacs.send import send
 from medfuse.pacs.settings import Destination, Settings
 from medfuse.pacs.spool import Spool, digest_of

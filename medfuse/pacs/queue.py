@@ -21,126 +21,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from medfuse.errors import InputError, OutputError
+from medfuse.pacs.records import STATES, TABLES, Delivery, Entry, Job, Result
 
-#: Its file in the node's folder.
-QUEUE = "queue.sqlite3"
-STATES = ("receiving", "quiet", "fusing", "sending", "done", "dead")
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS studies (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    key TEXT NOT NULL UNIQUE,
-    uid TEXT NOT NULL,
-    state TEXT NOT NULL,
-    generation INTEGER NOT NULL DEFAULT 1,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    due REAL NOT NULL DEFAULT 0,
-    since REAL NOT NULL,
-    note TEXT NOT NULL DEFAULT '',
-    is_flawed INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE IF NOT EXISTS deliveries (
-    study INTEGER NOT NULL REFERENCES studies ON DELETE CASCADE,
-    destination TEXT NOT NULL,
-    instance TEXT NOT NULL,
-    file TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    sent REAL,
-    PRIMARY KEY (study, destination, instance)
-);
-CREATE TABLE IF NOT EXISTS errands (
-    study INTEGER NOT NULL REFERENCES studies ON DELETE CASCADE,
-    destination TEXT NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    due REAL NOT NULL DEFAULT 0,
-    state TEXT NOT NULL DEFAULT 'sending',
-    note TEXT NOT NULL DEFAULT '',
-    PRIMARY KEY (study, destination)
-);
-CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS by_state ON studies (state, due);
-"""
 _ENTRIES = """
 SELECT id, key, uid, state, generation, attempts, due, since, note,
     (SELECT count(*) FROM deliveries WHERE study = studies.id AND sent IS NOT NULL),
     (SELECT count(*) FROM deliveries WHERE study = studies.id AND sent IS NULL)
 FROM studies
 """
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One study as `medfuse queue` shows it.
-
-    Args:
-        id: Serial number.
-        key: Short hash of its UID.
-        uid: Study Instance UID, which identifies the patient to whoever has the archive.
-        state: One of `STATES`.
-        generation: Grows with every change to what was received.
-        attempts: How often its fusion was begun.
-        due: When it is next worked on, seconds since 1970.
-        since: When it came into its state, likewise.
-        note: What went wrong, or why nothing is to be done; without patient data.
-        sent: Deliveries made, an instance to a destination each.
-        unsent: Deliveries to make.
-    """
-
-    id: int
-    key: str
-    uid: str
-    state: str
-    generation: int
-    attempts: int
-    due: float
-    since: float
-    note: str
-    sent: int
-    unsent: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """A study that somebody works on, in the generation in which he took it."""
-
-    id: int
-    key: str
-    generation: int
-    attempts: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """An instance to be sent: its SOP Instance UID, its file, and the SHA-256 of that."""
-
-    instance: str
-    file: Path
-    digest: str
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What of a study a destination has.
-
-    Args:
-        destination: Its name.
-        note: What went wrong last, or nothing.
-        attempts: How often it was tried.
-        sent: Instances that it has accepted.
-        unsent: Instances that it has not.
-        due: When it is tried next, seconds since 1970.
-    """
-
-    destination: str
-    note: str
-    attempts: int
-    sent: int
-    unsent: int
-    due: float
 
 
 class Queue:
@@ -161,7 +53,7 @@ class Queue:
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
-            self._connection.executescript(_TABLES)
+            self._connection.executescript(TABLES)
         except sqlite3.Error as error:
             raise OutputError(
                 f"expected a queue in {path.name}, cannot open it: {error}", "Check the rights and the space there"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from medfuse.defaults import METHOD
 from medfuse.errors import InputError
 from medfuse.fusion import DEFAULT_PALETTE, METHODS
 from medfuse.fusion.methods import PRECISIONS
@@ -78,7 +79,7 @@ class Fusion:
         ValueError: One of them is unknown.
     """
 
-    method: str = "dilran"
+    method: str = METHOD
     strategy: str | None = None
     weights: Path | None = None
     precision: str = "float32"

@@ -17,18 +17,44 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
+class PairSet:
+    """Pairs to train on: images of one name in two folders.
+
+    Args:
+        structural: A folder of 2-D images below the data folder.
+        functional: Likewise.
+        tracer: Whether the functional images show uptake, whose hot spots must stay the brightest.
+        times: How often each pair counts, so that a small set is not lost beside a large one.
+
+    Raises:
+        ValueError: A folder is not below the data folder, or a number is below 1.
+    """
+
+    structural: str
+    functional: str
+    tracer: bool = False
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        if not (_is_below(self.structural) and _is_below(self.functional) and self.times >= 1):
+            raise ValueError("out of range: pairs")
+
+
+@dataclass(frozen=True)
 class Config:
     """One training, whole; the YAML file has these keys, of which those with a default may be left out.
 
     Args:
         network: Name of the network.
         sets: What to read below the data folder: folders of 2-D images, or patterns such as `*/pet` and `*/mr.nii.gz`
-            of images, folders of images and volumes. Both members of a pair serve, each by itself.
+            of images, folders of images and volumes. Both members of a pair serve, each by itself. Empty where there
+            are `pairs`.
+        pairs: What to read instead for a network that is trained to fuse.
         validation_cases: Cases kept out of training in every set.
         case: Regular expression whose first group is the case in the path of an image or volume below the data folder,
             without suffixes. The default fits the Whole Brain Atlas: the file name without its last three digits.
-        losses: Weight of each loss: "l2", "gradient", "perceptual". A network that is not trained to reconstruct has
-            its own, and takes none.
+        losses: Weight of each loss: "l2", "gradient", "perceptual"; of a network that is trained to fuse, the names of
+            `medfuse.train.fusing.CHARGES`. A network that is trained for neither has its own, and takes none.
         crop: Side of the training crops, pixels, at least 2.
         batch: Crops per step, over all processes.
         steps: Optimiser steps.
@@ -48,7 +74,6 @@ class Config:
     """
 
     network: str
-    sets: tuple[str, ...]
     validation_cases: tuple[str, ...]
     crop: int
     batch: int
@@ -56,6 +81,8 @@ class Config:
     learning_rate: float
     freeze_statistics_after: float
     seed: int
+    sets: tuple[str, ...] = ()
+    pairs: tuple[PairSet, ...] = ()
     case: str = r"(?:.*/)?([^/]+)\d{3}"
     losses: dict[str, float] = field(default_factory=dict)
     clip_norm: float = 1.0
@@ -66,7 +93,8 @@ class Config:
 
     def __post_init__(self) -> None:
         fine = {
-            "sets": bool(self.sets) and all(_is_below(pattern) for pattern in self.sets),
+            "sets or pairs": bool(self.sets) != bool(self.pairs),
+            "sets": all(_is_below(pattern) for pattern in self.sets),
             "validation_cases": bool(self.validation_cases),
             "case": _has_group(self.case),
             "losses": all(isfinite(weight) and weight > 0 for weight in self.losses.values()),
@@ -117,6 +145,20 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(str(item) for item in value)
 
 
+def _pairs(value: Any) -> tuple[PairSet, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise TypeError(f"expected a list of folders that belong together, found {value!r}")
+    if unknown := {str(name) for item in value for name in item} - _PAIR.keys():
+        raise TypeError(f"expected {', '.join(_PAIR)} of a pair, found {', '.join(sorted(unknown))}")
+    return tuple(PairSet(**{name: _PAIR[name](word) for name, word in item.items()}) for item in value)
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"expected true or false, found {value!r}")
+    return value
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a text, found {value!r}")
@@ -155,6 +197,7 @@ def _has_group(expression: str) -> bool:
 _READ: dict[str, Callable[[Any], Any]] = {
     "network": _text,
     "sets": _texts,
+    "pairs": _pairs,
     "validation_cases": _texts,
     "case": _text,
     "losses": _weights,
@@ -169,5 +212,11 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "report_every": _whole,
     "validation_images": _whole,
     "patience": _whole_or_none,
+}
+_PAIR: dict[str, Callable[[Any], Any]] = {
+    "structural": _text,
+    "functional": _text,
+    "tracer": _yes_or_no,
+    "times": _whole,
 }
 _REQUIRED = {one.name for one in fields(Config) if one.default is MISSING and one.default_factory is MISSING}

@@ -14,15 +14,21 @@ from torch import Tensor
 from medfuse.errors import InputError
 from medfuse.fusion.display import display_of
 from medfuse.io.pictures import SUFFIXES, is_picture, read_picture
+from medfuse.train.config import PairSet
 from medfuse.volume import Modality
 
 #: A slice whose luminances lie closer together than this shows nothing, and is left out.
 LEAST_CONTRAST = 0.1
+#: A hot spot begins at this share of the brightest functional luminance of an image, and is one wholly at the other.
+HOT = (0.65, 0.85)
 
 
 @dataclass(frozen=True)
 class Images:
-    """Grey images or luminances, each (1, H, W) float32 in [0, 1]."""
+    """Grey images or luminances, each (1, H, W) float32 in [0, 1], or pairs of them, (3, H, W).
+
+    The third plane of a pair says how much of a hot spot each pixel is; it is 0 where there is no tracer.
+    """
 
     training: tuple[Tensor, ...]
     validation: tuple[Tensor, ...]
@@ -41,10 +47,7 @@ def read_images(folder: Path, sets: Iterable[str], validation_cases: Iterable[st
         InputError: A set holds no image, an image cannot be used, no image is of a validation case, or none is left for
             training.
     """
-    held_out = set(validation_cases)
-    seen: set[str] = set()
-    training: list[Tensor] = []
-    validation: list[Tensor] = []
+    split = _Split(folder, set(validation_cases), case)
     for name in sets:
         paths = [path for match in sorted(folder.glob(name)) for path in _sources(match)]
         if not paths:
@@ -53,17 +56,82 @@ def read_images(folder: Path, sets: Iterable[str], validation_cases: Iterable[st
                 "Name a folder of images, or a pattern, below the folder given with --data",
             )
         for path in paths:
-            found = case_of(path.relative_to(folder), case)
-            seen.add(found)
-            (validation if found in held_out else training).extend(_planes(path))
-    if held_out - seen:
-        raise InputError(
-            f"expected images of every validation case, found none of {', '.join(sorted(held_out - seen))}",
-            "Write the cases as the file names do; quote one that begins with 0",
+            split.add(path, _planes(path))
+    return split.images()
+
+
+def read_pairs(folder: Path, pairs: Iterable[PairSet], validation_cases: Iterable[str], case: str) -> Images:
+    """All pairs of the sets, split by case so that no patient is on both sides.
+
+    Args:
+        folder: The data folder.
+        pairs: Folders below it.
+        validation_cases: The cases to keep out of training.
+        case: Regular expression of the case, as in `Config`; of the structural image.
+
+    Raises:
+        InputError: A set holds no pair, an image cannot be used, the two of a pair differ in size, no image is of a
+            validation case, or none is left for training.
+    """
+    split = _Split(folder, set(validation_cases), case)
+    for one in pairs:
+        structural, functional = (
+            {path.stem: path for path in _sources(folder / name) if is_picture(path)}
+            for name in (one.structural, one.functional)
         )
-    if not training or not validation:
-        raise InputError(f"expected images on both sides of the split, found {len(training)} and {len(validation)}")
-    return Images(tuple(training), tuple(validation))
+        names = sorted(structural.keys() & functional.keys())
+        if not names:
+            raise InputError(
+                f"expected images of the same names under {one.structural} and {one.functional} in the training data, "
+                "found none",
+                "Name two folders of images below the folder given with --data",
+            )
+        for name in names:
+            planes = [torch.from_numpy(read_picture(side[name]).luminance)[None] for side in (structural, functional)]
+            if planes[0].shape != planes[1].shape:
+                raise InputError(f"expected two images of one size, found others for {name}")
+            hot = hot_spots(planes[1]) if one.tracer else torch.zeros_like(planes[1])
+            split.add(structural[name], [torch.cat([*planes, hot])], one.times)
+    return split.images()
+
+
+class _Split:
+    """Images on the two sides of the split."""
+
+    def __init__(self, folder: Path, held_out: set[str], case: str) -> None:
+        self.folder, self.held_out, self.case = folder, held_out, case
+        self.seen: set[str] = set()
+        self.training: list[Tensor] = []
+        self.validation: list[Tensor] = []
+
+    def add(self, path: Path, images: Iterable[Tensor], times: int = 1) -> None:
+        """Put images on the side of their case; for training as often as they count."""
+        found = case_of(path.relative_to(self.folder), self.case)
+        self.seen.add(found)
+        if found in self.held_out:
+            self.validation.extend(images)
+        else:
+            self.training.extend(list(images) * times)
+
+    def images(self) -> Images:
+        """Both sides, checked."""
+        missing = sorted(self.held_out - self.seen)
+        if missing:
+            raise InputError(
+                f"expected images of every validation case, found none of {', '.join(missing)}",
+                "Write the cases as the file names do; quote one that begins with 0",
+            )
+        sides = len(self.training), len(self.validation)
+        if 0 in sides:
+            raise InputError(f"expected images on both sides of the split, found {sides[0]} and {sides[1]}")
+        return Images(tuple(self.training), tuple(self.validation))
+
+
+def hot_spots(functional: Tensor) -> Tensor:
+    """How much of a hot spot each pixel is, 0 to 1, of a functional image, any shape, in [0, 1]."""
+    low, high = HOT
+    relative = functional / functional.max().clamp(min=1e-6)
+    return ((relative - low) / (high - low)).clamp(0, 1)
 
 
 def case_of(path: Path, case: str) -> str:
@@ -110,7 +178,7 @@ def _planes(path: Path) -> Iterator[Tensor]:
 
 
 def crops(images: tuple[Tensor, ...], count: int, side: int, generator: torch.Generator) -> Tensor:
-    """Random square crops, mirrored at random, (count, 1, side, side)."""
+    """Random square crops, mirrored at random, (count, C, side, side)."""
     chosen = []
     for index in torch.randint(len(images), (count,), generator=generator).tolist():
         image = images[index]

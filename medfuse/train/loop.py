@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from medfuse.errors import InputError, OutputError
-from medfuse.fusion.networks import TRAINABLE
+from medfuse.fusion.networks import FUSERS, TRAINABLE
 from medfuse.fusion.weights import to_bytes
 from medfuse.output import whole
 from medfuse.train.config import Config
-from medfuse.train.images import Images, read_images
+from medfuse.train.images import Images, read_images, read_pairs
 from medfuse.train.processes import Process, this_process
 from medfuse.train.state import State, plain
 from medfuse.train.tasks import Task, task_of
@@ -103,7 +103,13 @@ def _images_for(config: Config, data: Path, process: Process) -> Images:
     """The images of a training, once it is sure that they and the config fit together."""
     if config.batch % process.count:
         raise InputError(f"expected a batch that {process.count} processes can share, found {config.batch}")
-    images = read_images(data, config.sets, config.validation_cases, config.case)
+    if (config.network in FUSERS) != bool(config.pairs):
+        expected = "pairs" if config.network in FUSERS else "sets"
+        raise InputError(f"expected {expected} to train {config.network} on, found none")
+    if config.pairs:
+        images = read_pairs(data, config.pairs, config.validation_cases, config.case)
+    else:
+        images = read_images(data, config.sets, config.validation_cases, config.case)
     smallest = min(min(image.shape[-2:]) for image in images.training)
     if smallest < config.crop:
         raise InputError(

@@ -8,7 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from medfuse.fusion.networks import FUSERS
 from medfuse.train.config import Config
+from medfuse.train.fusing import Fusing
 from medfuse.train.images import crops
 from medfuse.train.losses import to_losses
 from medfuse.train.similarity import Similarity
@@ -63,6 +65,8 @@ def task_of(config: Config, vgg: Path | None, device: torch.device | str) -> Tas
     """The task that the network is trained for."""
     if config.network == "siamese":
         return Similarity(config.crop, config.batch)
+    if config.network in FUSERS:
+        return Fusing(config.losses, config.crop, config.batch)
     return Reconstruction(config, vgg, device)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from medfuse.fusion.networks.autoencoder import AutoEncoder
 from medfuse.fusion.networks.dilran import Dilran
 from medfuse.fusion.networks.dilran_compiled import CompiledDilran
+from medfuse.fusion.networks.duet import Duet
 from medfuse.fusion.networks.eh_dran import EhDran
 from medfuse.fusion.networks.eh_dran_compiled import CompiledEhDran
 from medfuse.fusion.networks.msdra import Msdra
@@ -18,7 +19,7 @@ from medfuse.fusion.networks.msrpan_compiled import CompiledMsrpan
 from medfuse.fusion.networks.siamese import Siamese
 from medfuse.fusion.networks.vgg import Vgg19
 
-#: The networks that fuse by themselves, by name; each call makes an untrained one.
+#: The networks that fuse by features of either image, by name; each call makes an untrained one.
 NETWORKS: dict[str, Callable[[], AutoEncoder]] = {
     "dilran": Dilran,
     "msrpan": Msrpan,
@@ -26,11 +27,14 @@ NETWORKS: dict[str, Callable[[], AutoEncoder]] = {
     "eh-dran": EhDran,
 }
 
+#: The networks that look at both images at once: `network(structural, functional)`.
+FUSERS: dict[str, Callable[[], nn.Module]] = {"duet": Duet}
+
 #: The networks whose features serve another method.
 FEATURES: dict[str, Callable[[], nn.Module]] = {"vgg19": Vgg19, "siamese": Siamese}
 
 #: The networks that `medfuse train` trains.
-TRAINABLE: dict[str, Callable[[], nn.Module]] = {**NETWORKS, "siamese": Siamese}
+TRAINABLE: dict[str, Callable[[], nn.Module]] = {**FUSERS, **NETWORKS, "siamese": Siamese}
 
 #: Of each its form for use only: a trained network in, what computes the same with less out.
 COMPILED: dict[str, Callable[..., AutoEncoder]] = {
@@ -43,10 +47,12 @@ COMPILED: dict[str, Callable[..., AutoEncoder]] = {
 __all__ = [
     "COMPILED",
     "FEATURES",
+    "FUSERS",
     "NETWORKS",
     "TRAINABLE",
     "AutoEncoder",
     "Dilran",
+    "Duet",
     "EhDran",
     "Msdra",
     "Msrpan",

@@ -1,0 +1,124 @@
+"""Duet: what it promises whatever its weights are, and that it can be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from medfuse.fusion.methods import Method
+from medfuse.fusion.networks.duet import Duet, disagreement
+
+
+def planes(seed: int, size: tuple[int, int] = (40, 44), count: int = 2) -> Tensor:
+    return torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def network() -> Duet:
+    """One that corrects a great deal."""
+    torch.manual_seed(1)
+    network = Duet().eval()
+    torch.nn.init.normal_(network.last.weight, std=0.1)
+    torch.nn.init.normal_(network.last.bias, std=0.1)
+    return network
+
+
+def test_it_is_small() -> None:
+    assert sum(parameter.numel() for parameter in Duet().parameters()) == 90_100
+
+
+def test_a_training_starts_at_the_maximum() -> None:
+    first, second = planes(1), planes(2)
+    assert torch.equal(Duet()(first, second), torch.maximum(first, second))
+
+
+def test_what_is_black_in_both_stays_exactly_black(network: Duet) -> None:
+    first, second = planes(1), planes(2)
+    black = torch.zeros_like(first, dtype=torch.bool)
+    black[..., 7:20, 9:30] = True
+    first[black] = second[black] = 0
+    fused = network(first, second)
+    assert fused[black].abs().max() == 0
+    assert (fused - torch.maximum(first, second)).abs().max() > 0.05
+
+
+def test_what_is_alike_all_around_stays_as_it_is(network: Duet) -> None:
+    first = planes(1)
+    assert torch.equal(network(first, first), first)
+    second = first.clone()
+    second[..., 30:, :] = 0.5
+    fused = network(first, second)
+    assert torch.equal(fused[..., :27, :], first[..., :27, :])
+    assert not torch.equal(fused[..., 30:, :], torch.maximum(first, second)[..., 30:, :])
+
+
+def test_disagreement_by_hand() -> None:
+    first, second = torch.zeros(1, 1, 21, 21), torch.zeros(1, 1, 21, 21)
+    second[..., 10, 10] = 0.98
+    grade = disagreement(first, second)[0, 0]
+    assert grade[10, 10] == pytest.approx(0.5)  # 0.98 / 49 is the difference that counts half
+    assert grade[7, 13] == pytest.approx(0.5)
+    assert grade[6, 10] == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 5), (7, 8), (41, 43)])
+def test_every_size(network: Duet, size: tuple[int, int]) -> None:
+    fused = network(planes(1, size), planes(2, size))
+    assert fused.shape == (2, 1, *size)
+    assert fused.isfinite().all()
+
+
+def test_an_odd_side_changes_nothing_far_from_it(network: Duet) -> None:
+    first, second = planes(1, (60, 60)), planes(2, (60, 60))
+    whole, part = network(first, second), network(first[..., :59], second[..., :59])
+    torch.testing.assert_close(part[..., :30], whole[..., :30], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("box", [(0, 30, 50, 90), (61, 64, 33, 34), (41, 131, 7, 140), (0, 131, 0, 140)])
+def test_what_is_black_all_around_is_left_out_exactly(network: Duet, box: tuple[int, int, int, int]) -> None:
+    top, bottom, left, right = box
+    first, second = torch.zeros(2, 2, 1, 131, 140).unbind()
+    for image, seed in ((first, 1), (second, 2)):
+        image[..., top:bottom, left:right] = planes(seed, (bottom - top, right - left))
+    network = network.double()
+    first, second = first.double(), second.double()
+    whole = torch.maximum(first, second) + network.correction(first, second, torch.maximum(first, second))
+    torch.testing.assert_close(network(first, second), whole, rtol=0, atol=1e-12)
+
+
+def test_all_black() -> None:
+    black = torch.zeros(1, 1, 20, 30)
+    assert torch.equal(Duet().eval()(black, black), black)
+
+
+def test_the_shipped_weights_correct_the_maximum() -> None:
+    first, second = planes(1), planes(2)
+    fused = Method("duet")(first, second)
+    assert 0.01 < (fused - torch.maximum(first, second)).abs().mean() < 0.3
+
+
+def test_real_pairs(shared: Path) -> None:
+    """On pairs of validation cases it keeps more than the maximum does, of edges and of either source."""
+    from medfuse.io.pictures import read_picture
+    from medfuse.metrics import score
+
+    for folder, functional, name in (
+        ("ct-mri", "ct", "28016"),
+        ("pet-mri", "pet", "30078"),
+        ("spect-mri", "spect", "15013"),
+    ):
+        path = shared / "wba" / folder
+        sources = [
+            torch.from_numpy(read_picture(path / one / f"{name}.png").luminance)[None, None]
+            for one in ("mri", functional)
+        ]
+        ours, largest = (
+            score((255 * Method(method)(*sources)).round() / 255, *sources, names=("Q_AB/F", "VIF", "N_AB/F"))
+            for method in ("duet", "maximum")
+        )
+        for measure in ("Q_AB/F", "VIF"):
+            assert ours[measure].value.item() > largest[measure].value.item()
+        assert ours["N_AB/F"].value.item() < 0.05
