@@ -259,7 +259,7 @@ def test_a_profile_in_json_adds_up(medfuse: Command, scans: Path) -> None:
     assert list(profile["seconds"])[-1] == "other"
     assert {"resample", "window", "write"} <= set(profile["seconds"])
     assert sum(profile["seconds"].values()) == pytest.approx(profile["total_seconds"], abs=0.01)
-    assert profile["slices_per_second"] == pytest.approx(12 / profile["total_seconds"], rel=0.01)
+    assert profile["slices_per_second"] == pytest.approx(12 / profile["total_seconds"], rel=0.01, abs=0.06)
     assert profile["peak_memory_bytes"] is None or profile["peak_memory_bytes"] > 50e6
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medfuse.color import rgb_from_ycbcr, ycbcr_from_rgb
+from medfuse.color import rgb_with_luminance, ycbcr_from_rgb
 from medfuse.errors import UnreadableFile, UnsupportedImage
 
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
@@ -76,10 +76,7 @@ def write_picture(path: Path, luminance: NDArray[np.float32], chroma: NDArray[np
         luminance: (H, W) in [0, 1], rounded to 8 bits.
         chroma: (H, W, 2) as in `Picture`.
     """
-    if chroma is None:
-        pixels = to_eight_bits(luminance)
-    else:
-        pixels = rgb_from_ycbcr(np.concatenate([luminance[..., None], chroma], axis=-1))
+    pixels = to_eight_bits(luminance) if chroma is None else rgb_with_luminance(luminance, chroma)
     Image.fromarray(pixels).save(path, format="PNG")
 
 
