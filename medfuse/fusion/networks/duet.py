@@ -18,6 +18,8 @@ CHANNELS, DILATIONS = 48, (1, 2, 3, 1)
 SLOPE = 0.1
 #: Pixels around one that its result depends on: those of a 3 × 3 convolution of blocks for each unit of dilation.
 REACH = 2 * (1 + sum(DILATIONS) + 1)
+#: What is darker shows black in 8 bits.
+BLACK = 0.5 / 255
 #: Side of the window in which the sources are compared, and the mean difference in it that halves the correction.
 WINDOW, LITTLE = 7, 0.02
 
@@ -38,7 +40,7 @@ class Duet(nn.Module):
     def forward(self, structural: Tensor, functional: Tensor) -> Tensor:
         """Fuse images, each (N, 1, H, W) in [0, 1], into one (N, 1, H, W), not clamped.
 
-        Where both sources are exactly black, or alike all around, the result is exactly their maximum. What is black
+        Where both sources show black, or are alike all around, the result is exactly their maximum. What is black
         all around is not looked at, which changes nothing: there is nothing to correct there, and the rest is too far.
         """
         largest = torch.maximum(structural, functional)
@@ -58,7 +60,7 @@ class Duet(nn.Module):
         for convolution in self.middle:
             x = x + F.leaky_relu(convolution(x), SLOPE)
         found = F.pixel_shuffle(self.last(x), 2)[..., :rows, :columns]
-        return found * (largest > 0) * disagreement(structural, functional)
+        return found * (largest >= BLACK) * disagreement(structural, functional)
 
 
 def _lit(images: Tensor, axis: int) -> slice:
