@@ -15,6 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from medfuse.pacs.settings import Bounds, Destination, Retry, Settings
@@ -63,6 +64,7 @@ def stand_in(source: Path, out: Path) -> Outcome:
         made = uid(inputs[0].StudyInstanceUID, "result", number)
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = made
         dataset.StudyInstanceUID = inputs[0].StudyInstanceUID
+        dataset.SeriesInstanceUID = uid(inputs[0].StudyInstanceUID, "results")
         dataset.SeriesDescription = f"of {len(inputs)}"
         dataset.Manufacturer = dataset.ManufacturerModelName = "medfuse"
         dataset.save_as(out / f"{number}.dcm", enforce_file_format=True)
@@ -76,18 +78,25 @@ class Archive:
 
     Args:
         seconds: How long it takes for one.
+        tells: Whether it answers a C-FIND for an instance.
     """
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, *, tells: bool = True) -> None:
         self.received: list[tuple[str, str]] = []  # SOP Instance UID, SHA-256 of the data set
         self.told: dict[str, str] = {}  # SOP Instance UID → Series Description, of the last that came
+        self.asked: list[str] = []  # SOP Instance UIDs, by C-FIND
         self.status = 0x0000
+        self.hangs_up = False  # instead of an answer to a C-STORE
         self._seconds = seconds
         ae = AE("ARCHIVE")
         ae.supported_contexts = AllStoragePresentationContexts
+        if tells:
+            ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
         ae.maximum_associations = 50
         self._server = ae.make_server(
-            ("127.0.0.1", 0), evt_handlers=[(evt.EVT_C_STORE, self._store)], server_class=ThreadedAssociationServer
+            ("127.0.0.1", 0),
+            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)],
+            server_class=ThreadedAssociationServer,
         )
         ae._servers.append(self._server)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -100,7 +109,16 @@ class Archive:
             made = str(request.AffectedSOPInstanceUID)
             self.told[made] = str(event.dataset.get("SeriesDescription", ""))
             self.received.append((made, hashlib.sha256(request.DataSet.getvalue()).hexdigest()))
+        if self.hangs_up:
+            event.assoc.abort()
         return self.status
+
+    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        wanted = event.identifier
+        assert (wanted.QueryRetrieveLevel, bool(wanted.SeriesInstanceUID)) == ("IMAGE", True)
+        self.asked.append(str(wanted.SOPInstanceUID))
+        if wanted.SOPInstanceUID in self.told:
+            yield 0xFF00, wanted
 
     def close(self) -> None:
         self._server.shutdown()

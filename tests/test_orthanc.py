@@ -24,6 +24,8 @@ from pydicom import Dataset, dcmread
 
 from medfuse.cli import app
 from medfuse.errors import InputError, NetworkError
+from medfuse.pacs.client import holds
+from medfuse.pacs.settings import Destination
 from medfuse.sample.series import Study, write_series
 from medfuse.volume import Modality, Unit, Volume
 
@@ -145,6 +147,7 @@ def test_a_stable_study_grows_a_fused_series(ward: Ward, oblique_volume: Volume,
     pet = replace(oblique_volume, array=values, grid=apart, modality=Modality.PT, unit=Unit.SUV)
     for volume, number in ((mr, 3), (pet, 4)):
         write_series(volume, tmp_path / "study" / str(number), description="scan", number=number, study=STUDY)
+    write_series(mr, tmp_path / "other", description="never sent", number=9, study=STUDY)
     sources = {str(dcmread(path).SeriesInstanceUID) for path in (tmp_path / "study").rglob("*.dcm")}
     ward.send(tmp_path / "study" / "3")
     ward.send(tmp_path / "study" / "4")
@@ -173,6 +176,15 @@ def test_a_stable_study_grows_a_fused_series(ward: Ward, oblique_volume: Volume,
     (shown,) = ward.web.retrieve_series(STUDY.study_instance_uid, blending.SeriesInstanceUID)
     assert shown.SOPClassUID.name == "Advanced Blending Presentation State Storage"
     assert sources <= set(re.findall(r"[0-9.]{20,}", str(shown)))
+
+    result = tmp_path / "result.dcm"
+    first.save_as(result, enforce_file_format=True)
+    for at in (
+        Destination("dicom", "ORTHANC", "127.0.0.1", ward.dicom_port),
+        Destination("web", url=f"{ward.url}/dicom-web"),
+    ):
+        assert holds(result, at)
+        assert not holds(next((tmp_path / "other").iterdir()), at)
 
     # What came back made the study stable again: it is sent once more, and nothing is fused or sent anew.
     wait_for(lambda: 'received_total{result="known"} 10' in requests.get(f"{ward.monitor}/metrics", timeout=5).text)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_the_way_of_a_study(queue: Queue) -> None:
         assert errand is not None
         assert queue.unsent(errand, name) == results("a", "b")
         for result in results("a", "b"):
-            assert queue.sent(errand, name, result)
+            assert queue.sending(errand, name, result, None)
         queue.delivered(errand, name)
         assert queue.errand(name) is None
     (entry,) = queue.entries()
@@ -102,9 +103,9 @@ def test_what_was_sent_is_not_sent_again_unless_it_has_changed(queue: Queue) -> 
     errand = queue.errand("one")
     assert errand is not None
     for result in results("a", "b"):
-        queue.sent(errand, "one", result)
+        queue.sending(errand, "one", result, None)
     queue.arriving(KEY, UID)  # while it is being sent
-    assert not queue.sent(errand, "one", results("a", "b", "c")[2])  # accepted, but the rest is outdated
+    assert not queue.sending(errand, "one", results("a", "b", "c")[2], None)  # accepted, but the rest is outdated
     assert queue.unsent(errand, "one") == []
     queue.delivered(errand, "one")
     assert state(queue) == "receiving"
@@ -118,12 +119,34 @@ def test_what_was_sent_is_not_sent_again_unless_it_has_changed(queue: Queue) -> 
     assert [one.digest for one in queue.unsent(errand, "one")] == ["changed", "new"]
 
 
+def test_what_was_begun_is_there_perhaps_unless_an_older_content_went_there(queue: Queue) -> None:
+    queue.fused(taken(queue), results("a", "b"), ["one"], "", flawed=False)
+    errand = queue.errand("one")
+    assert errand is not None
+    first, second = results("a", "b")
+    queue.sending(errand, "one", None, first)
+    queue.sending(errand, "one", first, second)
+    queue.undelivered(errand, "one", "away", 0)
+    assert queue.unsent(errand, "one") == [replace(second, is_there_perhaps=True)]
+    queue.arriving(KEY, UID)
+    (job,) = queue.receiving()
+    queue.complete(job)
+    again = queue.take()
+    assert again is not None
+    queue.fused(again, results("changed", "b"), ["one"], "", flawed=False)
+    errand = queue.errand("one")
+    assert errand is not None
+    assert queue.unsent(errand, "one") == [results("changed")[0], replace(second, is_there_perhaps=True)]
+    queue.sending(errand, "one", None, results("changed")[0])
+    assert [one.is_there_perhaps for one in queue.unsent(errand, "one")] == [False, True]
+
+
 def test_a_mark_of_an_older_content_is_no_mark(queue: Queue) -> None:
     job = taken(queue)
     queue.fused(job, results("new"), ["one"], "", flawed=False)
     errand = queue.errand("one")
     assert errand is not None
-    queue.sent(errand, "one", results("old")[0])
+    queue.sending(errand, "one", results("old")[0], None)
     assert queue.unsent(errand, "one") == results("new")
 
 
@@ -152,7 +175,7 @@ def test_deliveries_that_fail_wait_and_then_die(queue: Queue, clock: Clock) -> N
     assert queue.errand("one") is None
     other = queue.errand("two")
     assert other is not None
-    queue.sent(other, "two", results("a")[0])
+    queue.sending(other, "two", results("a")[0], None)
     queue.delivered(other, "two")
     assert state(queue) == "sending"
     clock.now += 60
@@ -166,7 +189,7 @@ def test_deliveries_that_fail_wait_and_then_die(queue: Queue, clock: Clock) -> N
     assert queue.errand("two") is None
     errand = queue.errand("one")
     assert errand is not None
-    queue.sent(errand, "one", results("a")[0])
+    queue.sending(errand, "one", results("a")[0], None)
     queue.delivered(errand, "one")
     (entry,) = queue.entries()
     assert (entry.state, entry.note) == ("done", "")
@@ -176,7 +199,7 @@ def test_a_flawed_study_is_sent_and_then_dead_and_fused_when_retried(queue: Queu
     queue.fused(taken(queue), results("a"), ["one"], "a pair does not overlap", flawed=True)
     errand = queue.errand("one")
     assert errand is not None
-    queue.sent(errand, "one", results("a")[0])
+    queue.sending(errand, "one", results("a")[0], None)
     queue.delivered(errand, "one")
     (entry,) = queue.entries()
     assert (entry.state, entry.note) == ("dead", "a pair does not overlap")
@@ -291,7 +314,7 @@ class AnyOrder(RuleBasedStateMachine):
         for result in self.queue.unsent(job, "one")[:1] if job else ():
             assert result.digest not in self.delivered
             self.delivered.append(result.digest)
-            self.queue.sent(job, "one", result)  # type: ignore[arg-type]
+            self.queue.sending(job, "one", result, None)  # type: ignore[arg-type]
         if job and not self.queue.unsent(job, "one"):
             self.queue.delivered(job, "one")
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medfuse.errors import InputError, NetworkError, OutputError, one_line
+from medfuse.io.dicom_header import damage_in
 from medfuse.pacs.network import associated, web_client, web_errors, whole_file
 from medfuse.pacs.settings import Destination
 
@@ -27,6 +28,8 @@ MATCHES = {"study": "StudyInstanceUID", "accession": "AccessionNumber", "patient
 RETURNED = ("StudyInstanceUID", "StudyDate", "ModalitiesInStudy", "NumberOfStudyRelatedInstances")
 #: Kinds of objects that we write and that pynetdicom's list of usual ones lacks.
 ALSO_TAKEN = ("1.2.840.10008.5.1.4.1.1.11.8", "1.2.840.10008.5.1.4.1.1.30")
+#: What names an instance in a query, each level below the one before (PS3.4 table C.6.2-1).
+_UNIQUE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _PENDING, _SUCCESS = (0xFF00, 0xFF01), 0x0000
 
 Progress = Callable[[int], None]
@@ -81,15 +84,50 @@ def find(at: Destination, matches: dict[str, str], ae_title: str = "MEDFUSE") ->
     )
 
 
+def holds(path: Path, at: Destination, ae_title: str = "MEDFUSE") -> bool:
+    """Whether a node or service has an instance; False, too, where it does not say.
+
+    Args:
+        path: The file of the instance.
+        at: Whom to ask.
+        ae_title: Ours.
+
+    Raises:
+        UnreadableFile: The file is not DICOM.
+    """
+    with damage_in(path.name):
+        instance = dcmread(path, specific_tags=list(_UNIQUE_KEYS))
+    wanted = {keyword: str(instance[keyword].value) for keyword in _UNIQUE_KEYS}
+    try:
+        found = (_qido_instances if at.url else _c_find_instances)(at, wanted, ae_title)
+    except NetworkError:
+        return False
+    return any(one.get("SOPInstanceUID") == wanted["SOPInstanceUID"] for one in found)
+
+
+def _c_find_instances(at: Destination, wanted: dict[str, str], ae_title: str) -> list[Dataset]:
+    return _asked(at, "IMAGE", wanted, ae_title)
+
+
+def _qido_instances(at: Destination, wanted: dict[str, str], _ae_title: str) -> list[Dataset]:
+    study, series, instance = wanted.values()
+    with web_errors(at):
+        found = web_client(at).search_for_instances(study, series, search_filters={"SOPInstanceUID": instance})
+        return [Dataset.from_json(one) for one in found]
+
+
 def _c_find(at: Destination, wanted: dict[str, str], ae_title: str) -> list[Dataset]:
+    return _asked(at, "STUDY", dict.fromkeys(RETURNED) | wanted, ae_title)
+
+
+def _asked(at: Destination, level: str, keys: Mapping[str, str | None], ae_title: str) -> list[Dataset]:
+    """What a C-FIND at a level answers (PS3.4 section C.4.1)."""
     from pynetdicom import build_context
     from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Model  # type: ignore[attr-defined]
 
     query = Dataset()
-    query.QueryRetrieveLevel = "STUDY"
-    for keyword in RETURNED:
-        setattr(query, keyword, None)
-    for keyword, value in wanted.items():
+    query.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
         setattr(query, keyword, value)
     with associated(at, [build_context(Model)], ae_title) as association, _hung_up(at):
         answers = list(association.send_c_find(query, Model))

@@ -17,6 +17,7 @@ from time import monotonic
 from pydicom.filereader import read_file_meta_info
 
 from medfuse.errors import MedfuseError, one_line
+from medfuse.pacs.client import holds
 from medfuse.pacs.monitor import Counts, Measure, Monitor, exposition
 from medfuse.pacs.network import check_installed
 from medfuse.pacs.queue import Queue
@@ -177,13 +178,14 @@ class Node:
         job = self.queue.errand(name)
         if job is None:
             return False
-        waiting = {result.file: result for result in self.queue.unsent(job, name)}
+        waiting = self.queue.unsent(job, name)
         try:
-            for path in send(list(waiting), destination, self.settings.ae_title):
-                is_current = self.queue.sent(job, name, waiting[path])
-                self.counts.add("instances_sent", destination=name)
-                if not is_current or self._stopping.is_set():
-                    return is_current
+            for result in [one for one in waiting if one.is_there_perhaps]:
+                if holds(result.file, destination, self.settings.ae_title):
+                    self.queue.sending(job, name, result, None)
+                    waiting.remove(result)
+            if not self._sent_all(job, destination, waiting):
+                return not self._stopping.is_set()
             self.queue.delivered(job, name)
             log.info("study %s: %d instances sent to %s", job.key, len(waiting), name)
         except Exception as error:
@@ -191,6 +193,19 @@ class Node:
             self.queue.undelivered(job, name, note, self.settings.retry.after(job.attempts + 1))
             self.counts.add("deliveries_failed", destination=name)
             log.warning("study %s: not sent to %s: %s", job.key, name, one_line(note))
+        return True
+
+    def _sent_all(self, job: Job, destination: Destination, waiting: list[Result]) -> bool:
+        """Send instances, each marked before and after; whether they were all sent, or else the study has changed."""
+        first, *others = [*waiting, None]
+        if not self.queue.sending(job, destination.name, None, first):
+            return False
+        accepted = send([result.file for result in waiting], destination, self.settings.ae_title)
+        for _, result, following in zip(accepted, waiting, others, strict=True):
+            is_current = self.queue.sending(job, destination.name, result, following)
+            self.counts.add("instances_sent", destination=destination.name)
+            if not is_current or self._stopping.is_set():
+                return False
         return True
 
     def ailing(self) -> list[str]:

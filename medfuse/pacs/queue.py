@@ -10,8 +10,9 @@ A study has a *generation*, which grows with every instance that changes it. Who
 he began with, and what he reports is taken only while it is still that one: a late instance thus undoes a fusion under
 way, or a delivery, and the study is fused anew. Deterministic UIDs make the new results take the place of the old ones.
 
-Every instance to be sent has a mark for each destination, with the SHA-256 of its file, made when the destination has
-accepted it. What is marked is not sent again; only an instance accepted in the very moment of a kill is, once.
+Every instance to be sent has two marks for each destination, with the SHA-256 of its file: one is made before it is
+sent, one when the destination has accepted it. What has both is not sent again. What has only the first was cut short,
+and the destination is asked whether it has it, unless an older content of the same UID went there before.
 """
 
 from __future__ import annotations
@@ -134,6 +135,8 @@ class Queue:
             change.executemany(
                 """INSERT INTO deliveries (study, destination, instance, file, digest) VALUES (?, ?, ?, ?, ?)
                 ON CONFLICT DO UPDATE SET file = excluded.file, digest = excluded.digest,
+                is_replacement = is_replacement OR (begun AND digest != excluded.digest),
+                begun = begun AND digest = excluded.digest,
                 sent = CASE WHEN digest = excluded.digest THEN sent END""",
                 [(job.id, to, one.instance, str(one.file), one.digest) for to in destinations for one in results],
             )
@@ -177,20 +180,31 @@ class Queue:
     def unsent(self, job: Job, destination: str) -> list[Result]:
         """What of a study a destination has not accepted yet; nothing where the study has changed."""
         rows = self._all(
-            """SELECT instance, file, digest FROM deliveries JOIN studies ON study = studies.id
+            """SELECT instance, file, digest, begun AND NOT is_replacement
+            FROM deliveries JOIN studies ON study = studies.id
             WHERE study = ? AND destination = ? AND sent IS NULL AND generation = ? AND state = 'sending'
             ORDER BY file""",
             (job.id, destination, job.generation),
         )
-        return [Result(str(instance), Path(str(file)), str(digest)) for instance, file, digest in rows]
+        return [
+            Result(str(instance), Path(str(file)), str(digest), bool(perhaps))
+            for instance, file, digest, perhaps in rows
+        ]
 
-    def sent(self, job: Job, destination: str, result: Result) -> bool:
-        """Mark an instance as accepted; whether the study is still the same, so that the rest is to be sent."""
+    def sending(self, job: Job, destination: str, done: Result | None, following: Result | None) -> bool:
+        """Mark an instance as accepted, and the next one as about to be sent, or one of them.
+
+        Returns:
+            Whether the study is still the same, so that the rest is to be sent.
+        """
         with self._change() as change:
-            change.execute(
-                "UPDATE deliveries SET sent = ? WHERE study = ? AND destination = ? AND instance = ? AND digest = ?",
-                (self._clock(), job.id, destination, result.instance, result.digest),
-            )
+            for result, mark, value in ((done, "sent", self._clock()), (following, "begun", True)):
+                if result is not None:
+                    change.execute(
+                        f"UPDATE deliveries SET {mark} = ? "
+                        "WHERE study = ? AND destination = ? AND instance = ? AND digest = ?",
+                        (value, job.id, destination, result.instance, result.digest),
+                    )
             return self._is_current(change, job, "sending")
 
     def delivered(self, job: Job, destination: str) -> None:

@@ -27,6 +27,8 @@ CREATE TABLE IF NOT EXISTS deliveries (
     instance TEXT NOT NULL,
     file TEXT NOT NULL,
     digest TEXT NOT NULL,
+    begun INTEGER NOT NULL DEFAULT 0,
+    is_replacement INTEGER NOT NULL DEFAULT 0,
     sent REAL,
     PRIMARY KEY (study, destination, instance)
 );
@@ -87,11 +89,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """An instance to be sent: its SOP Instance UID, its file, and the SHA-256 of that."""
+    """An instance to be sent.
+
+    Args:
+        instance: Its SOP Instance UID.
+        file: Its file.
+        digest: The SHA-256 of that.
+        is_there_perhaps: Whether a sending of it was cut short, so that only the destination can tell.
+    """
 
     instance: str
     file: Path
     digest: str
+    is_there_perhaps: bool = False
 
 
 @dataclass(frozen=True)

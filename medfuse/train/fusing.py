@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,12 @@ class Examples:
     functional: Tensor
     hot: Tensor
 
+    @cached_property
+    def seen(self) -> Tensor:
+        """The VIF of the fused with either source, (2, N)."""
+        fused, *sources = self.levels()
+        return torch.stack([vif(fused, source) for source in sources])
+
     def levels(self) -> tuple[Tensor, Tensor, Tensor]:
         """Fused, structural and functional in grey levels."""
         return 255 * self.fused, 255 * self.structural, 255 * self.functional
@@ -48,12 +55,12 @@ def artifacts(examples: Examples) -> Tensor:
 
 def information(examples: Examples) -> Tensor:
     """Visual information lost: 2 - VIF, summed over the sources."""
-    return 2 - _vif_of_both(examples).sum(dim=0).mean()
+    return 2 - examples.seen.sum(dim=0).mean()
 
 
 def worse_information(examples: Examples) -> Tensor:
     """Visual information lost of the source that loses more: 1 - VIF."""
-    return 1 - _vif_of_both(examples).amin(dim=0).mean()
+    return 1 - examples.seen.amin(dim=0).mean()
 
 
 def similarity(examples: Examples) -> Tensor:
@@ -89,11 +96,6 @@ def order(examples: Examples) -> Tensor:
     fused, _, functional = examples.levels()
     alike = correlation(fused, functional, examples.hot)
     return ((1 - alike) * seen).sum() / seen.sum().clamp(min=1)
-
-
-def _vif_of_both(examples: Examples) -> Tensor:
-    fused, *sources = examples.levels()
-    return torch.stack([vif(fused, source) for source in sources])
 
 
 #: What a config may charge for, by name; each is 0 at best.
@@ -146,6 +148,10 @@ class Fusing:
         """The weighted sum of the charges."""
         structural, functional, hot = batch[0].chunk(3, dim=1)
         result = network(structural, functional).float()
+        with torch.autocast(result.device.type, enabled=False):  # the measures are differences of large numbers
+            return self._charge(result, structural, functional, hot)
+
+    def _charge(self, result: Tensor, structural: Tensor, functional: Tensor, hot: Tensor) -> Tensor:
         within = result.clamp(0, 1)
         # A little of the slope is left beyond the range, so that what went there can come back.
         examples = Examples(within + 0.01 * (result - within), structural, functional, hot)
