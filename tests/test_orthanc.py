@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,11 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     settings["bounds"] = {"free_mib": 1}
     settings["destinations"][0]["port"] = dicom
     settings["destinations"].append({"name": "web", "url": f"http://127.0.0.1:{http}/dicom-web"})
+    settings["priors_from"] = "web"
     (tmp_path / "node.yaml").write_text(yaml.safe_dump(settings))
-    (tmp_path / "rules.yaml").write_text("fusion: {method: average, register: none}\n")
+    rule = {"name": "near", "structural": {"modality": "MR"}, "functional": {"modality": "PT"}, "within_days": 3}
+    rules = {"fusion": {"method": "average", "register": "none"}, "rules": [rule]}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
     log = tmp_path / "medfuse.log"
     programs = [
         [partner("Orthanc"), str(tmp_path / "orthanc.json")],
@@ -195,6 +199,42 @@ def test_a_stable_study_grows_a_fused_series(ward: Ward, oblique_volume: Volume,
     assert "quiet" in log
     for name in ("Zweistein", STUDY.patient_id, STUDY.study_instance_uid):
         assert name not in log
+
+
+def test_a_study_is_paired_with_one_of_days_before(ward: Ward, oblique_volume: Volume, tmp_path: Path) -> None:
+    shown = replace(oblique_volume, array=oblique_volume.array + 40)
+    mr = replace(shown, modality=Modality.MR, unit=Unit.ARBITRARY)
+    pet = replace(shown, array=shown.array / 31, modality=Modality.PT, unit=Unit.SUV)
+    # By day: a pair; another patient's PET, and one too far away.
+    cases = {"10": ("PRIOR-1", mr), "11": ("PRIOR-10", pet), "19": ("PRIOR-1", pet), "12": ("PRIOR-1", pet)}
+    uids = {day: f"1.2.826.0.1.4711.9.{day}" for day in cases}
+
+    def fused_of(uid: str) -> list[str]:
+        found = map(Dataset.from_json, ward.web.search_for_series(uid))
+        return [str(one.SeriesInstanceUID) for one in found if one.Modality == "OT"]
+
+    def send(days: list[str]) -> list[str]:
+        before = len(ward.queue()["studies"])
+        for day in days:
+            patient, volume = cases[day]
+            study = Study(patient, "Zweistein^Oda", 70.0, uids[day], datetime(2024, 3, int(day), 9))
+            write_series(volume, tmp_path / day, description="scan", number=1, study=study)
+            ward.send(tmp_path / day)
+
+        def ended() -> list[str]:
+            found = [one for one in ward.queue()["studies"][before:] if one["state"] in ("done", "dead")]
+            return [one["note"] for one in found] if len(found) == len(days) else []
+
+        return list(wait_for(ended, 90))
+
+    assert send(["10", "11", "19"]) == ["no pair to fuse"] * 3
+    assert send(["12"]) == [""]
+    assert {day: len(fused_of(uid)) for day, uid in uids.items()} == {"10": 1, "11": 0, "19": 0, "12": 0}
+    slices = ward.web.retrieve_series(uids["10"], fused_of(uids["10"])[0])
+    assert {one.PatientID for one in slices} == {"PRIOR-1"}
+    named = {str(one.ReferencedSOPInstanceUID) for one in slices[0].SourceImageSequence}
+    for day in ("10", "12"):
+        assert named & {str(dcmread(path).SOPInstanceUID) for path in (tmp_path / day).iterdir()}
 
 
 def _levels(volume: Volume) -> list[float]:

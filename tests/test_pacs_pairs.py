@@ -133,6 +133,18 @@ def test_days_need_a_patient_and_a_date(folder: Folder, lacking: dict[str, str])
     assert folder.pairs(rule(within_days=10_000)) == []
 
 
+def test_of_a_pair_with_a_series_beside_one_is_of_the_folder(folder: Folder, tmp_path: Path) -> None:
+    beside = Folder(tmp_path / "beside")
+    beside.add(1, MR)
+    beside.add(2, PT)
+    own = Folder(tmp_path / "own")
+    own.add(3, PT, days=1)
+    rules = read_rules(None, {"rules": [rule(within_days=2)]})
+    found = find_pairs(own.path, rules, beside.path)
+    assert [(one.structural.series.number, one.functional.series.number) for one in found.matches] == [(1, 3)]
+    assert len(find_pairs(folder.path, rules).matches) == 2  # without a folder beside, all count
+
+
 def test_of_several_studies_the_own_one_goes_before_and_then_the_nearest(folder: Folder) -> None:
     folder.add(1, MR, slices=20, days=-2)
     folder.add(2, MR, slices=20, days=5)

@@ -82,6 +82,7 @@ def test_everything(tmp_path: Path) -> None:
         ({"destinations": "one"}, "destinations: expected a list"),
         ({"ae_title": "SEVENTEEN LETTERS"}, "out of range: ae_title"),
         ({"ae_title": "A\\B"}, "out of range: ae_title"),
+        ({"priors_from": "other"}, "out of range: priors_from"),
         ({"port": 70000}, "out of range: port"),
         ({"port": "104"}, "port: expected a whole number, found '104'"),
         ({"port": True}, "port: expected a whole number, found True"),

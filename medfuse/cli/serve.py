@@ -42,7 +42,7 @@ def serve(
     stopped = threading.Event()
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: stopped.set())
-    node = Node(settings, fuse_by(settings.rules))
+    node = Node(settings, fuse_by(settings))
     try:
         node.start()
         while not stopped.wait(1.0):

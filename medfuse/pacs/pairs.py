@@ -102,29 +102,37 @@ class Found:
     passed_over: tuple[tuple[Candidate, str], ...]
 
 
-def find_pairs(folder: Path, rules: Rules) -> Found:
+def find_pairs(folder: Path, rules: Rules, beside: Path | None = None) -> Found:
     """Look through a folder and match its series by the rules.
 
     Args:
         folder: DICOM files, flat or nested, among any others.
         rules: The rules.
+        beside: Another folder, whose series may be one of a pair, but not both.
 
     Raises:
         UnreadableFile: There is no such folder, or one in it cannot be looked into.
     """
     if not folder.is_dir():
         raise UnreadableFile(f"expected a folder, found none named {folder.name}", "Check the path")
-    found = scan(files_below(folder))
+    found = scan([path for one in (folder, beside) if one is not None for path in files_below(one)])
     candidates = [one for series in found.series for one in _candidates(series)]
     able = [one for one in candidates if not one.reason]
     matches: list[Match] = []
     for rule in rules.rules:
         taken = {match.functional.name for match in matches if match.rule.name in rule.unless}
         done = {_job(match) for match in matches}
-        matches += [match for match in _matches(rule, able, taken) if _job(match) not in done]
+        matches += [
+            match for match in _matches(rule, able, taken) if _job(match) not in done and _touches(match, folder)
+        ]
     paired = {name for match in matches for name in (match.structural.name, match.functional.name)}
     passed_over = ((one, one.reason or _why_not(one, rules)) for one in candidates if one.name not in paired)
     return Found(found, tuple(matches), tuple(passed_over))
+
+
+def _touches(match: Match, folder: Path) -> bool:
+    """Whether one of a pair at least lies in a folder."""
+    return any(one.series.files[0][0].is_relative_to(folder) for one in (match.structural, match.functional))
 
 
 def _job(match: Match) -> tuple[str, str, Fusion]:

@@ -222,6 +222,8 @@ class Settings:
         host: Address to listen on; loopback unless told otherwise.
         port: Port to listen on; 0 for any.
         rules: File of the rules that find pairs; None for the built-in ones.
+        priors_from: Name of the destination that is asked for other studies of the patient where a rule has
+            `within_days`; None for none.
         quiet_seconds: How long no instance of a study must have come before it is fused.
         keep_hours: How long a study's files are kept after it is done.
         fuse_seconds: How long a study's fusion may take.
@@ -238,6 +240,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 11112
     rules: Path | None = None
+    priors_from: str | None = None
     quiet_seconds: float = 30.0
     keep_hours: float = 24.0
     fuse_seconds: float = 3600.0
@@ -254,12 +257,18 @@ class Settings:
             "ae_title": _is_ae_title(self.ae_title),
             "host": bool(self.host),
             "port": 0 <= self.port < 2**16,
+            "priors_from": self.priors_from is None or self.priors_from in names,
             "quiet_seconds": isfinite(self.quiet_seconds) and self.quiet_seconds > 0,
             "keep_hours": isfinite(self.keep_hours) and self.keep_hours >= 0,
             "fuse_seconds": isfinite(self.fuse_seconds) and self.fuse_seconds > 0,
             "monitor_port": self.monitor_port is None or 0 <= self.monitor_port < 2**16,
         }
         _refuse(fine)
+
+    @property
+    def archive_of_priors(self) -> Destination | None:
+        """The destination that is asked for other studies of the patient."""
+        return next((one for one in self.destinations if one.name == self.priors_from), None)
 
 
 def read_settings(path: Path) -> Settings:
@@ -330,6 +339,7 @@ def _readers(folder: Path) -> dict[str, Callable[[Any], Any]]:
         "host": _text,
         "port": _whole,
         "rules": _optional(path),
+        "priors_from": _optional(_text),
         "quiet_seconds": _number,
         "keep_hours": _number,
         "fuse_seconds": _number,

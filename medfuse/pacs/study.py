@@ -192,6 +192,7 @@ def fuse_study(
     rules: Rules | None = None,
     engines: Engines | None = None,
     *,
+    beside: Path | None = None,
     progress: Progress | None = None,
 ) -> StudyResult:
     """Find the pairs in a folder of DICOM files and fuse each.
@@ -204,6 +205,7 @@ def fuse_study(
         out: Where to write; made where missing. It may be a mount point and hold other things.
         rules: What is a pair; None for those that hold without a file.
         engines: Warm engines.
+        beside: Another folder, whose series may be one of a pair, but not both.
         progress: Called as the work goes on.
 
     Raises:
@@ -212,7 +214,7 @@ def fuse_study(
         OutputError: `out` cannot be written to.
     """
     rules, engines = rules or read_rules(), engines or Engines()
-    found = find_pairs(folder, rules)
+    found = find_pairs(folder, rules, beside)
     if found.scan.suspects and not found.matches:
         choose(found.scan)  # which refuses the damaged files; of a pair, it does so when that is read
     prepare(out)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -22,7 +24,11 @@ from typing import TYPE_CHECKING
 from medfuse.errors import MedfuseError
 
 if TYPE_CHECKING:
+    from medfuse.pacs.settings import Settings
     from medfuse.pacs.study import StudyResult
+
+#: The folder, beside that of a study's results, for other studies of the patient.
+PRIORS = "priors"
 
 
 @dataclass(frozen=True)
@@ -46,20 +52,33 @@ class WorkFailed(Exception):
     """A fusion did not come to its end; it may the next time. Its text holds no patient data."""
 
 
-def fuse_by(rules: Path | None) -> Fuse:
-    """What fuses a study by a file of rules, or by those that hold without one, in a process of its own.
-
-    Args:
-        rules: The file; it is read anew for every study.
-    """
-    return partial(_fuse_study, rules)
+def fuse_by(settings: Settings) -> Fuse:
+    """What fuses a study as a node's settings say, in a process of its own; the rules are read anew for every study."""
+    return partial(_fuse_study, settings)
 
 
-def _fuse_study(rules: Path | None, source: Path, out: Path) -> Outcome:
+def _fuse_study(settings: Settings, source: Path, out: Path) -> Outcome:
+    from medfuse.pacs.priors import fetch_priors
     from medfuse.pacs.rules import read_rules
     from medfuse.pacs.study import fuse_study
 
-    return to_outcome(fuse_study(source, out, read_rules(rules)))
+    rules, archive = read_rules(settings.rules), settings.archive_of_priors
+    if archive is None:
+        return to_outcome(fuse_study(source, out, rules))
+    with emptied(out.parent / PRIORS) as priors:
+        fetch_priors(source, rules, archive, priors, settings.ae_title)
+        return to_outcome(fuse_study(source, out, rules, beside=priors))
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[Path]:
+    """An empty folder as long as the block lasts, whatever a kill has left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def to_outcome(result: StudyResult) -> Outcome:

@@ -83,7 +83,8 @@ def train(
         task = task_of(config, vgg, process.device)
         images = _images_for(config, data, process)
         torch.manual_seed(config.seed)
-        state = State(config, TRAINABLE[config.network]().to(process.device))
+        network = TRAINABLE[config.network]().to(process.device)
+        state = State(config, network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         if resume and checkpoint.exists():
             state.restore(checkpoint)
         else:
@@ -150,7 +151,7 @@ def _step(state: State, task: Task, network: nn.Module, batch: tuple[Tensor, ...
                 module.eval()
     dtype = getattr(torch, config.precision)
     with torch.autocast(batch[0].device.type, dtype, enabled=dtype is not torch.float32):
-        loss = task.loss(network, batch)
+        loss = task.loss(network, batch, state.step / config.steps)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     state.scaler.unscale_(state.optimizer)
