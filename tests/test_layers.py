@@ -29,7 +29,7 @@ FLOORS = (
     ("volume",),
     ("grid", "color", "metrics"),
     ("output", "stages"),
-    ("errors", "defaults", "_version"),
+    ("errors", "defaults", "values", "_version"),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 

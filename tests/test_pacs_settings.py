@@ -84,13 +84,13 @@ def test_everything(tmp_path: Path) -> None:
         ({"ae_title": "A\\B"}, "out of range: ae_title"),
         ({"priors_from": "other"}, "out of range: priors_from"),
         ({"port": 70000}, "out of range: port"),
-        ({"port": "104"}, "port: expected a whole number, found '104'"),
-        ({"port": True}, "port: expected a whole number, found True"),
+        ({"port": "104"}, "port: expected a whole number, found a value of type str"),
+        ({"port": True}, "port: expected a whole number, found a value of type bool"),
         ({"quiet_seconds": 0}, "out of range: quiet_seconds"),
         ({"quiet_seconds": "soon"}, "quiet_seconds: expected a number"),
         ({"ports": 1, "hots": 2}, "the node: unknown hots, ports"),
         ({"bounds": {"associations": 0}}, "bounds: out of range: associations"),
-        ({"bounds": 5}, "bounds: bounds: expected keys with values, found int"),
+        ({"bounds": 5}, "bounds: bounds: expected keys with values, found a value of type int"),
         ({"allow": {"addresses": ["10.0.0.1/8"]}}, "addresses: 10.0.0.1/8 has host bits set"),
         ({"allow": {"any_called_title": "no"}}, "any_called_title: expected true or false"),
         ({"retry": {"first_seconds": 10, "longest_seconds": 5}}, "retry: out of range: longest_seconds"),
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_told(tmp_path: Path, change: dict[str, Any], told: str
 @pytest.mark.parametrize("content", ["- a\n- list", "not: [closed"])
 def test_what_is_no_settings_at_all_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "node.yaml").write_text(content)
-    with pytest.raises(InputError, match=r"expected .*node.*found list|cannot read node\.yaml"):
+    with pytest.raises(InputError, match=r"expected .*node.*found a value of type list|cannot read node\.yaml"):
         read_settings(tmp_path / "node.yaml")
     with pytest.raises(InputError, match=r"cannot read none\.yaml"):
         read_settings(tmp_path / "none.yaml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.files import UNITS
 from medfuse.io.sidecar import to_modality
 from medfuse.pipeline import FORMATS, check_words
+from medfuse.values import kind_of, or_none, required, text, truth, whole
 from medfuse.volume import Modality
 
 ORIENTATIONS = ("axial", "coronal", "sagittal")
@@ -209,7 +210,7 @@ def read_rules(path: Path | None = None, settings: Mapping[str, Any] | None = No
     name = "the settings" if "rules" in given else named
     rules = given.get("rules", content.get("rules", DEFAULT))
     if not isinstance(rules, list | tuple):
-        raise _refused(name, TypeError(f"expected a list as rules, found {_kind(rules)}"))
+        raise _refused(name, TypeError(f"expected a list as rules, found {kind_of(rules)}"))
     fusions = content.get("fusion", {}), given.get("fusion", {})
     built = tuple(_rule(rule, f"rule {n} in {name}", *fusions) for n, rule in enumerate(rules, start=1))
     try:
@@ -259,7 +260,7 @@ def _built(kind: type[_Built], readers: Mapping[str, Callable[[Any], Any]], cont
 def _check_keys(content: Any, known: set[str], required: set[str], where: str) -> None:
     """Refuse what is no mapping, or lacks a key, or has an unknown one."""
     if not isinstance(content, Mapping):
-        raise _refused(where, TypeError(f"expected keys with values, found {_kind(content)}"))
+        raise _refused(where, TypeError(f"expected keys with values, found {kind_of(content)}"))
     if missing := sorted(required - set(content)):
         raise _refused(where, ValueError(f"expected the key {', '.join(missing)}, found none"))
     if unknown := sorted(str(key) for key in content if key not in known):
@@ -282,20 +283,9 @@ def _check_expression(expression: str | None) -> None:
         raise ValueError(f"expected a regular expression, got {expression!r} ({error})") from error
 
 
-def _kind(value: Any) -> str:
-    """What a value of YAML is, without what it says."""
-    return "nothing" if value is None else f"a value of type {type(value).__name__}"
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a text (in quotes, where it looks like a number), found {_kind(value)}")
-    return value
-
-
 def _texts(value: Any) -> tuple[str, ...]:
     """The items of a list, or a lone text."""
-    return tuple(_text(item) for item in (value if isinstance(value, list | tuple) else [value]))
+    return tuple(text(item) for item in (value if isinstance(value, list | tuple) else [value]))
 
 
 def _modalities(value: Any) -> tuple[Modality, ...]:
@@ -306,74 +296,55 @@ def _image_types(value: Any) -> tuple[str, ...]:
     return tuple(word.strip().upper() for word in _texts(value))
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"expected a whole number, found {_kind(value)}")
-    return value
-
-
-def _switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"expected true or false, found {_kind(value)}")
-    return value
-
-
 def _number_or_text(value: Any) -> str:
     """A word, or a number as text: `grid: 2` is a voxel size."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else _text(value)
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else text(value)
 
 
 def _file(value: Any) -> Path:
-    path = Path(_text(value))
+    path = Path(text(value))
     if not path.is_file():
         raise ValueError(f"expected a file, found none named {path.name}")
     return path
 
 
-def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else read(value)
-
-
 #: How the value of each key is read.
 _CRITERIA: dict[str, Callable[[Any], Any]] = {
     "modality": _modalities,
-    "description": _or_none(_text),
-    "not_description": _or_none(_text),
-    "orientation": _or_none(_text),
-    "min_slices": _whole,
-    "max_slices": _or_none(_whole),
+    "description": or_none(text),
+    "not_description": or_none(text),
+    "orientation": or_none(text),
+    "min_slices": whole,
+    "max_slices": or_none(whole),
     "exclude_image_types": _image_types,
-    "choose": _text,
+    "choose": text,
 }
 _FUSION: dict[str, Callable[[Any], Any]] = {
-    "method": _text,
-    "strategy": _or_none(_text),
-    "weights": _or_none(_file),
-    "precision": _text,
-    "register": _text,
-    "accept_untrusted": _switch,
+    "method": text,
+    "strategy": or_none(text),
+    "weights": or_none(_file),
+    "precision": text,
+    "register": text,
+    "accept_untrusted": truth,
     "grid": _number_or_text,
-    "palette": _text,
-    "window": _or_none(_text),
-    "structural_window": _or_none(_text),
-    "units": _or_none(_text),
-    "allow_gaps": _switch,
-    "format": _text,
-    "multiframe": _switch,
-    "grey_as": _text,
-    "series_description": _or_none(_text),
-    "series_number": _or_none(_whole),
-    "companions": _switch,
+    "palette": text,
+    "window": or_none(text),
+    "structural_window": or_none(text),
+    "units": or_none(text),
+    "allow_gaps": truth,
+    "format": text,
+    "multiframe": truth,
+    "grey_as": text,
+    "series_description": or_none(text),
+    "series_number": or_none(whole),
+    "companions": truth,
 }
 _RULE: dict[str, Callable[[Any], Any]] = {
-    "name": _text,
+    "name": text,
     "structural": lambda criteria: criteria,
     "functional": lambda criteria: criteria,
-    "within_days": _or_none(_whole),
+    "within_days": or_none(whole),
     "unless": _texts,
     "fusion": lambda fusion: fusion,
 }
-_REQUIRED: dict[type, set[str]] = {
-    kind: {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
-    for kind in (Criteria, Fusion, Rule)
-}
+_REQUIRED: dict[type, set[str]] = {kind: required(kind) for kind in (Criteria, Fusion, Rule)}

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import yaml
 
 from medfuse.errors import InputError
+from medfuse.values import items, kind_of, number, or_none, required, text, truth, whole
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Section = TypeVar("_Section")
@@ -289,16 +290,11 @@ def read_settings(path: Path) -> Settings:
 
 def _section(kind: type[_Section], readers: _Readers, name: str) -> Callable[[Any], _Section]:
     """How a mapping of the file becomes a dataclass: every key known, none missing, each value read by its reader."""
-    required = {
-        one.name
-        for one in fields(kind)  # type: ignore[arg-type]
-        if one.default is MISSING and one.default_factory is MISSING
-    }
 
     def read(content: Any) -> _Section:
         if not isinstance(content, dict):
-            raise TypeError(f"{name}: expected keys with values, found {type(content).__name__}")
-        strange, missing = {str(key) for key in content.keys() - readers.keys()}, required - content.keys()
+            raise TypeError(f"{name}: expected keys with values, found {kind_of(content)}")
+        strange, missing = {str(key) for key in content.keys() - readers.keys()}, required(kind) - content.keys()
         if strange or missing:
             told = (f"{word} {', '.join(sorted(keys))}" for word, keys in (("unknown", strange), ("missing", missing)))
             raise ValueError(f"{name}: {' and '.join(part for part in told if not part.endswith(' '))}")
@@ -317,34 +313,34 @@ def _readers(folder: Path) -> dict[str, Callable[[Any], Any]]:
     """How the value of each key of a node is read; paths are relative to a folder."""
 
     def path(value: Any) -> Path:
-        return folder / Path(_text(value)).expanduser()
+        return folder / Path(text(value)).expanduser()
 
     tls = _section(Tls, {"certificate": path, "key": path, "ca": path}, "tls")
     destination: _Readers = {
-        **dict.fromkeys(("name", "ae_title", "host", "url", "authorization_from"), _text),
-        "port": _whole,
+        **dict.fromkeys(("name", "ae_title", "host", "url", "authorization_from"), text),
+        "port": whole,
         "tls": tls,
     }
-    allow: _Readers = {"ae_titles": _list_of(_text), "addresses": _list_of(_network), "any_called_title": _truth}
+    allow: _Readers = {"ae_titles": items(text), "addresses": items(_network), "any_called_title": truth}
     bounds: _Readers = {
-        **dict.fromkeys(("associations", "per_host", "pdu_bytes", "object_mib", "buffer_mib", "free_mib"), _whole),
-        "spool_mib": _optional(_whole),
-        "timeout_seconds": _number,
+        **dict.fromkeys(("associations", "per_host", "pdu_bytes", "object_mib", "buffer_mib", "free_mib"), whole),
+        "spool_mib": or_none(whole),
+        "timeout_seconds": number,
     }
-    retry: _Readers = {"attempts": _whole, "first_seconds": _number, "longest_seconds": _number}
+    retry: _Readers = {"attempts": whole, "first_seconds": number, "longest_seconds": number}
     return {
         "spool": path,
-        "destinations": _list_of(_section(Destination, destination, "a destination")),
-        "ae_title": _text,
-        "host": _text,
-        "port": _whole,
-        "rules": _optional(path),
-        "priors_from": _optional(_text),
-        "quiet_seconds": _number,
-        "keep_hours": _number,
-        "fuse_seconds": _number,
-        "monitor_port": _optional(_whole),
-        "tls": _optional(tls),
+        "destinations": items(_section(Destination, destination, "a destination")),
+        "ae_title": text,
+        "host": text,
+        "port": whole,
+        "rules": or_none(path),
+        "priors_from": or_none(text),
+        "quiet_seconds": number,
+        "keep_hours": number,
+        "fuse_seconds": number,
+        "monitor_port": or_none(whole),
+        "tls": or_none(tls),
         "allow": _section(Allow, allow, "allow"),
         "bounds": _section(Bounds, bounds, "bounds"),
         "retry": _section(Retry, retry, "retry"),
@@ -362,45 +358,5 @@ def _is_ae_title(text: str) -> bool:
     return 0 < len(text.strip()) <= len(text) <= 16 and text.isascii() and text.isprintable() and "\\" not in text
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a text, found {value!r}")
-    return value
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"expected true or false, found {value!r}")
-    return value
-
-
-def _whole(value: Any) -> int:
-    """A whole number as it is; 2.5, "2" and true are refused rather than rounded or read as something else."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"expected a whole number, found {value!r}")
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"expected a number, found {value!r}")
-    return float(value)
-
-
 def _network(value: Any) -> Network:
-    return ipaddress.ip_network(_text(value))
-
-
-def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else read(value)
-
-
-def _list_of(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    """The items of a list, each read; a lone text is refused, since its letters are not what was meant."""
-
-    def read_list(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise TypeError(f"expected a list, found {value!r}")
-        return tuple(read(item) for item in value)
-
-    return read_list
+    return ipaddress.ip_network(text(value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from medfuse.errors import InputError
+from medfuse.values import items, kind_of, or_none, required, text, truth, whole
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -138,46 +139,16 @@ def read_config(path: Path) -> Config:
         raise InputError(f"expected other values in {path.name}: {error}", "See medfuse/models/dilran.yaml") from error
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    """The items of a list as text; a lone text is refused, since its letters are not what was meant."""
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list, found {value!r}")
-    return tuple(str(item) for item in value)
-
-
 def _pairs(value: Any) -> tuple[PairSet, ...]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise TypeError(f"expected a list of folders that belong together, found {value!r}")
+        raise TypeError(f"expected a list of folders that belong together, found {kind_of(value)}")
     if unknown := {str(name) for item in value for name in item} - _PAIR.keys():
         raise TypeError(f"expected {', '.join(_PAIR)} of a pair, found {', '.join(sorted(unknown))}")
     return tuple(PairSet(**{name: _PAIR[name](word) for name, word in item.items()}) for item in value)
 
 
-def _yes_or_no(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"expected true or false, found {value!r}")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a text, found {value!r}")
-    return value
-
-
-def _whole(value: Any) -> int:
-    """A whole number as it is; 2.5, "2" and true are refused rather than rounded or read as something else."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"expected a whole number, found {value!r}")
-    return value
-
-
 def _weights(value: Any) -> dict[str, float]:
     return {str(name): float(weight) for name, weight in value.items()}
-
-
-def _whole_or_none(value: Any) -> int | None:
-    return None if value is None else _whole(value)
 
 
 def _is_below(pattern: str) -> bool:
@@ -195,28 +166,28 @@ def _has_group(expression: str) -> bool:
 
 #: How the value of each key is read.
 _READ: dict[str, Callable[[Any], Any]] = {
-    "network": _text,
-    "sets": _texts,
+    "network": text,
+    "sets": items(str),
     "pairs": _pairs,
-    "validation_cases": _texts,
-    "case": _text,
+    "validation_cases": items(str),
+    "case": text,
     "losses": _weights,
-    "crop": _whole,
-    "batch": _whole,
-    "steps": _whole,
+    "crop": whole,
+    "batch": whole,
+    "steps": whole,
     "learning_rate": float,
     "freeze_statistics_after": float,
-    "seed": _whole,
+    "seed": whole,
     "clip_norm": float,
-    "precision": _text,
-    "report_every": _whole,
-    "validation_images": _whole,
-    "patience": _whole_or_none,
+    "precision": text,
+    "report_every": whole,
+    "validation_images": whole,
+    "patience": or_none(whole),
 }
 _PAIR: dict[str, Callable[[Any], Any]] = {
-    "structural": _text,
-    "functional": _text,
-    "tracer": _yes_or_no,
-    "times": _whole,
+    "structural": text,
+    "functional": text,
+    "tracer": truth,
+    "times": whole,
 }
-_REQUIRED = {one.name for one in fields(Config) if one.default is MISSING and one.default_factory is MISSING}
+_REQUIRED = required(Config)

@@ -1,0 +1,86 @@
+"""Values of YAML and JSON files, taken as they are or refused: nothing is rounded, or read as something else.
+
+What is refused is told by its kind, not quoted: it may be anybody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+_Read = TypeVar("_Read")
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, without what it says.
+
+    >>> kind_of("Zweistein"), kind_of(None)
+    ('a value of type str', 'nothing')
+    """
+    return "nothing" if value is None else f"a value of type {type(value).__name__}"
+
+
+def text(value: Any) -> str:
+    """A text.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text (in quotes, where it looks like something else), found {kind_of(value)}")
+    return value
+
+
+def truth(value: Any) -> bool:
+    """True or false.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"expected true or false, found {kind_of(value)}")
+    return value
+
+
+def whole(value: Any) -> int:
+    """A whole number; 2.5, "2" and true are none.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected a whole number, found {kind_of(value)}")
+    return value
+
+
+def number(value: Any) -> float:
+    """A number.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"expected a number, found {kind_of(value)}")
+    return float(value)
+
+
+def or_none(read: Callable[[Any], _Read]) -> Callable[[Any], _Read | None]:
+    """How a value is read that may be nothing."""
+    return lambda value: None if value is None else read(value)
+
+
+def items(read: Callable[[Any], _Read]) -> Callable[[Any], tuple[_Read, ...]]:
+    """How a list is read, each item by `read`; a lone text is none, since its letters are not what was meant."""
+
+    def read_items(value: Any) -> tuple[_Read, ...]:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"expected a list, found {kind_of(value)}")
+        return tuple(read(item) for item in value)
+
+    return read_items
+
+
+def required(kind: type[Any]) -> set[str]:
+    """The fields of a dataclass that have no default."""
+    return {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
