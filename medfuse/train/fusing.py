@@ -19,14 +19,6 @@ from medfuse.train.measures import correlation, edges_kept, edges_made_up, ssim_
 
 #: Fewest pixels of a hot spot within which the order of brightness is looked at.
 HOT_PIXELS = 20
-#: VIF of the source that comes off worse, and correlation within hot spots, from which on nothing is charged: beyond, a
-#: network would pay for them with what else it should show there.
-ENOUGH_VIF, ENOUGH_ORDER = 0.35, 0.92
-#: Distance from the nearer source, in [0, 1], that counts half as a departure from both.
-DEPARTED = 2 / 255
-#: Shares of the training between which the weight of a charge rises from 0 to its own. The maximum has no departures:
-#: charged for them from the beginning on, a network would stay there.
-RISING = {"departures": (0.3, 0.7)}
 #: Charges beside those that a config chooses: of values beyond [0, 1], squared, and of being darker than both sources.
 BEYOND, DARKER = 10.0, 1.0
 
@@ -67,8 +59,8 @@ def information(examples: Examples) -> Tensor:
 
 
 def worse_information(examples: Examples) -> Tensor:
-    """Visual information that the source that loses more lacks of what is enough."""
-    return (ENOUGH_VIF - examples.seen.amin(dim=0)).clamp(min=0).mean()
+    """Visual information lost of the source that loses more: 1 - VIF."""
+    return 1 - examples.seen.amin(dim=0).mean()
 
 
 def similarity(examples: Examples) -> Tensor:
@@ -87,13 +79,9 @@ def differences(examples: Examples) -> Tensor:
     return 2 - carried.mean()
 
 
-def departures(examples: Examples) -> Tensor:
-    """The share of pixels that are like neither source, which is what mutual information is lost by.
-
-    A small step away costs nearly as much as a large one: most pixels are left as they were, and the rest is free.
-    """
-    distance = torch.minimum((examples.fused - examples.structural).abs(), (examples.fused - examples.functional).abs())
-    return (distance / (distance + DEPARTED)).mean()
+def maximum(examples: Examples) -> Tensor:
+    """Mean absolute difference from the pixelwise maximum."""
+    return (examples.fused - torch.maximum(examples.structural, examples.functional)).abs().mean()
 
 
 def uptake(examples: Examples) -> Tensor:
@@ -103,17 +91,11 @@ def uptake(examples: Examples) -> Tensor:
 
 
 def order(examples: Examples) -> Tensor:
-    """Whether hot spots are brightest where the functional source is: what their correlation lacks of enough."""
+    """Whether hot spots are brightest where the functional source is: 1 - their correlation."""
     seen = (examples.hot.sum(dim=(1, 2, 3)) > HOT_PIXELS).to(examples.fused)
     fused, _, functional = examples.levels()
     alike = correlation(fused, functional, examples.hot)
-    return ((ENOUGH_ORDER - alike).clamp(min=0) * seen).sum() / seen.sum().clamp(min=1)
-
-
-def _risen(name: str, done: float) -> float:
-    """The share of its weight that a charge has come to."""
-    start, end = RISING.get(name, (-1, 0))
-    return min(1, max(0, (done - start) / (end - start)))
+    return ((1 - alike) * seen).sum() / seen.sum().clamp(min=1)
 
 
 #: What a config may charge for, by name; each is 0 at best.
@@ -124,7 +106,7 @@ CHARGES: dict[str, Callable[[Examples], Tensor]] = {
     "worse-information": worse_information,
     "similarity": similarity,
     "differences": differences,
-    "departures": departures,
+    "maximum": maximum,
     "uptake": uptake,
     "order": order,
 }
@@ -162,21 +144,21 @@ class Fusing:
         sources = torch.where(altered, planes[:, :2] ** exponents, planes[:, :2])
         return (torch.cat([sources, planes[:, 2:]], dim=1),)
 
-    def loss(self, network: nn.Module, batch: tuple[Tensor, ...], done: float = 1, /) -> Tensor:
+    def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """The weighted sum of the charges."""
         structural, functional, hot = batch[0].chunk(3, dim=1)
         result = network(structural, functional).float()
         with torch.autocast(result.device.type, enabled=False):  # the measures are differences of large numbers
-            return self._charge(result, structural, functional, hot, done)
+            return self._charge(result, structural, functional, hot)
 
-    def _charge(self, result: Tensor, structural: Tensor, functional: Tensor, hot: Tensor, done: float) -> Tensor:
+    def _charge(self, result: Tensor, structural: Tensor, functional: Tensor, hot: Tensor) -> Tensor:
         within = result.clamp(0, 1)
         # A little of the slope is left beyond the range, so that what went there can come back.
         examples = Examples(within + 0.01 * (result - within), structural, functional, hot)
         charge: Tensor = BEYOND * (result - within).square().mean()
         charge = charge + DARKER * (torch.minimum(structural, functional) - result).clamp(min=0).mean()
         for name, weight in self.weights.items():
-            charge = charge + weight * _risen(name, done) * CHARGES[name](examples)
+            charge = charge + weight * CHARGES[name](examples)
         return charge
 
     @torch.no_grad()

@@ -83,8 +83,7 @@ def train(
         task = task_of(config, vgg, process.device)
         images = _images_for(config, data, process)
         torch.manual_seed(config.seed)
-        network = TRAINABLE[config.network]().to(process.device)
-        state = State(config, network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        state = State(config, TRAINABLE[config.network]().to(process.device))
         if resume and checkpoint.exists():
             state.restore(checkpoint)
         else:
@@ -151,7 +150,7 @@ def _step(state: State, task: Task, network: nn.Module, batch: tuple[Tensor, ...
                 module.eval()
     dtype = getattr(torch, config.precision)
     with torch.autocast(batch[0].device.type, dtype, enabled=dtype is not torch.float32):
-        loss = task.loss(network, batch, state.step / config.steps)
+        loss = task.loss(network, batch)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     state.scaler.unscale_(state.optimizer)

@@ -42,7 +42,7 @@ class Similarity:
         first, second = bands[torch.arange(len(bands)), chosen, None, inner, inner].chunk(2)
         return first, second, kind % 2 == 0
 
-    def loss(self, network: nn.Module, batch: tuple[Tensor, ...], _done: float = 1, /) -> Tensor:
+    def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """Logistic loss, as much for the pairs that are alike as for the others."""
         first, second, alike = batch
         logit: Tensor = network(first, second)

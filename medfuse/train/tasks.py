@@ -22,8 +22,8 @@ class Task(Protocol):
     def batch(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """CPU tensors, the batch along the first axis of each, made of images (1, H, W) in [0, 1]."""
 
-    def loss(self, network: nn.Module, batch: tuple[Tensor, ...], done: float = 1, /) -> Tensor:
-        """A scalar; the batch is on the network's device, and `done` the share of the training so far."""
+    def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """A scalar; the batch is on the network's device."""
 
     def validate(self, network: nn.Module, images: tuple[Tensor, ...]) -> dict[str, float]:
         """Figures of a network in evaluation mode, with "score" among them: higher is better."""
@@ -49,7 +49,7 @@ class Reconstruction:
         """Crops, (batch, 1, crop, crop)."""
         return (crops(images, self.count, self.crop, generator),)
 
-    def loss(self, network: nn.Module, batch: tuple[Tensor, ...], _done: float = 1, /) -> Tensor:
+    def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """The weighted sum of the losses."""
         (target,) = batch
         result = network(target).float()
