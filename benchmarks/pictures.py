@@ -30,7 +30,7 @@ def main() -> None:
             fused = fuse(scans.mr, functional, transform=truth, engine=Engine(method))
             columns[method] = (fused, Display(None if fused.is_color else Window(0, 1), None))
         columns[name.upper()] = (resample(functional, scans.mr.grid, truth), display_of(functional, functional=True))
-        figure(columns, rows, 220).save(given.out / f"mr-{name}.png")
+        figure(columns, rows, 160).save(given.out / f"mr-{name}.png")
 
 
 if __name__ == "__main__":
