@@ -7,9 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
+from medfuse.errors import InputError
+
 _Read = TypeVar("_Read")
+
+
+def content_of(path: Path, what: str, hint: str = "") -> Any:
+    """What a YAML or JSON file holds.
+
+    Args:
+        path: The file.
+        what: What it should be, for the message.
+        hint: What to do where it is not.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"expected {what}, cannot read {path.name}", hint) from error
 
 
 def kind_of(value: Any) -> str:

@@ -28,8 +28,8 @@ FLOORS = (
     ("itk",),
     ("volume",),
     ("grid", "color", "metrics"),
-    ("output", "stages"),
-    ("errors", "defaults", "values", "_version"),
+    ("output", "stages", "values"),
+    ("errors", "defaults", "_version"),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 

@@ -99,18 +99,13 @@ def holds(path: Path, at: Destination, ae_title: str = "MEDFUSE") -> bool:
         instance = dcmread(path, specific_tags=list(_UNIQUE_KEYS))
     wanted = {keyword: str(instance[keyword].value) for keyword in _UNIQUE_KEYS}
     try:
-        found = (_qido_instances if at.url else _c_find_instances)(at, wanted, ae_title)
+        found = _qido_instances(at, *wanted.values()) if at.url else _asked(at, "IMAGE", wanted, ae_title)
     except NetworkError:
         return False
     return any(one.get("SOPInstanceUID") == wanted["SOPInstanceUID"] for one in found)
 
 
-def _c_find_instances(at: Destination, wanted: dict[str, str], ae_title: str) -> list[Dataset]:
-    return _asked(at, "IMAGE", wanted, ae_title)
-
-
-def _qido_instances(at: Destination, wanted: dict[str, str], _ae_title: str) -> list[Dataset]:
-    study, series, instance = wanted.values()
+def _qido_instances(at: Destination, study: str, series: str, instance: str) -> list[Dataset]:
     with web_errors(at):
         found = web_client(at).search_for_instances(study, series, search_filters={"SOPInstanceUID": instance})
         return [Dataset.from_json(one) for one in found]

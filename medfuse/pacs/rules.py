@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from medfuse.defaults import METHOD
 from medfuse.errors import InputError
 from medfuse.fusion import DEFAULT_PALETTE, METHODS
@@ -18,7 +16,7 @@ from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.files import UNITS
 from medfuse.io.sidecar import to_modality
 from medfuse.pipeline import FORMATS, check_words
-from medfuse.values import kind_of, or_none, required, text, truth, whole
+from medfuse.values import content_of, kind_of, or_none, required, text, truth, whole
 from medfuse.volume import Modality
 
 ORIENTATIONS = ("axial", "coronal", "sagittal")
@@ -202,7 +200,8 @@ def read_rules(path: Path | None = None, settings: Mapping[str, Any] | None = No
     Raises:
         InputError: It cannot be read, or a key is missing, unknown, of another kind than expected or out of range.
     """
-    content: Any = {} if path is None else _content_of(path)
+    content: Any = None if path is None else content_of(path, "a YAML file of rules", "See docs/rules.md")
+    content = {} if content is None else content
     named, given = "the rules" if path is None else path.name, {} if settings is None else settings
     for part, name in ((content, named), (given, "the settings")):
         _check_keys(part, {"rules", "fusion"}, set(), name)
@@ -217,14 +216,6 @@ def read_rules(path: Path | None = None, settings: Mapping[str, Any] | None = No
         return Rules(built)
     except ValueError as error:
         raise _refused(name, error) from error
-
-
-def _content_of(path: Path) -> Any:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"expected a YAML file of rules, cannot read {path.name}", "See docs/rules.md") from error
-    return {} if content is None else content
 
 
 def _rule(content: Any, where: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Rule:

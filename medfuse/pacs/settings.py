@@ -11,10 +11,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from medfuse.errors import InputError
-from medfuse.values import items, kind_of, number, or_none, required, text, truth, whole
+from medfuse.values import content_of, items, kind_of, number, or_none, required, text, truth, whole
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Section = TypeVar("_Section")
@@ -278,10 +276,7 @@ def read_settings(path: Path) -> Settings:
     Raises:
         InputError: It cannot be read, or a key is missing, unknown, of another kind than expected or out of range.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"expected a node's YAML file, cannot read {path.name}") from error
+    content = content_of(path, "a node's YAML file")
     try:
         return _section(Settings, _readers(path.parent), "the node")(content)
     except (TypeError, ValueError) as error:

@@ -1,9 +1,10 @@
 """The folders of the node: files as they were received, and the results that wait to be sent.
 
-    ROOT/incoming/          files that are still being written
-    ROOT/studies/KEY/in/    what was received of one study, an instance a file
-    ROOT/studies/KEY/out-N/ what its Nth fusion wrote
-    ROOT/queue.sqlite3      what is to be done (`medfuse.pacs.queue`)
+    ROOT/incoming/           files that are still being written
+    ROOT/studies/KEY/in/     what was received of one study, an instance a file
+    ROOT/studies/KEY/out-N/  what its Nth fusion wrote
+    ROOT/studies/KEY/priors/ other studies of the patient, while it is fused
+    ROOT/queue.sqlite3       what is to be done (`medfuse.pacs.queue`)
 
 A file is written whole, brought to the disk (fsync) and only then renamed to its place, so that a kill leaves all of it
 or none. Names are hashes of UIDs, and nobody but the node's own user may look.

@@ -9,10 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medfuse.errors import InputError
-from medfuse.values import items, kind_of, or_none, required, text, truth, whole
+from medfuse.values import content_of, items, kind_of, or_none, required, text, truth, whole
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -122,10 +120,7 @@ def read_config(path: Path) -> Config:
     Raises:
         InputError: It cannot be read, or a key is missing, unknown, of another kind than expected or out of range.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"expected a training's YAML file, cannot read {path.name}") from error
+    content = content_of(path, "a training's YAML file")
     found = set(content) if isinstance(content, dict) else set()
     if not _REQUIRED <= found <= _READ.keys():
         raise InputError(

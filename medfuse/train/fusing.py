@@ -33,7 +33,7 @@ class Examples:
     hot: Tensor
 
     @cached_property
-    def seen(self) -> Tensor:
+    def vif_of_both(self) -> Tensor:
         """The VIF of the fused with either source, (2, N)."""
         fused, *sources = self.levels()
         return torch.stack([vif(fused, source) for source in sources])
@@ -55,12 +55,12 @@ def artifacts(examples: Examples) -> Tensor:
 
 def information(examples: Examples) -> Tensor:
     """Visual information lost: 2 - VIF, summed over the sources."""
-    return 2 - examples.seen.sum(dim=0).mean()
+    return 2 - examples.vif_of_both.sum(dim=0).mean()
 
 
 def worse_information(examples: Examples) -> Tensor:
     """Visual information lost of the source that loses more: 1 - VIF."""
-    return 1 - examples.seen.amin(dim=0).mean()
+    return 1 - examples.vif_of_both.amin(dim=0).mean()
 
 
 def similarity(examples: Examples) -> Tensor:
