@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medfuse.fusion.methods import Method
-from medfuse.fusion.networks.duet import Duet, disagreement
+from medfuse.fusion.networks.duet import LEAST, Duet, disagreement
 
 
 def planes(seed: int, size: tuple[int, int] = (40, 44), count: int = 2) -> Tensor:
@@ -30,9 +30,27 @@ def test_it_is_small() -> None:
     assert sum(parameter.numel() for parameter in Duet().parameters()) == 90_100
 
 
-def test_a_training_starts_at_the_maximum() -> None:
+def test_a_training_starts_at_the_maximum_and_leaves_it() -> None:
     first, second = planes(1), planes(2)
-    assert torch.equal(Duet()(first, second), torch.maximum(first, second))
+    network = Duet()
+    fused = network(first, second)
+    assert torch.equal(fused, torch.maximum(first, second))
+    fused.sum().backward()
+    slope = network.last.weight.grad
+    assert slope is not None
+    assert slope.abs().max() > 0
+
+
+def test_small_corrections_are_left_out(network: Duet) -> None:
+    first, second = planes(1), planes(2)
+    largest = torch.maximum(first, second)
+    assert network.correction(first, second, largest).abs().max() > 0.05
+    torch.nn.init.zeros_(network.last.weight)
+    torch.nn.init.constant_(network.last.bias, 0.99 * LEAST)
+    assert torch.equal(network(first, second), largest)
+    torch.nn.init.constant_(network.last.bias, -2 * LEAST)
+    expected = largest - 1.5 * LEAST * disagreement(first, second) * (largest >= 0.5 / 255)
+    torch.testing.assert_close(network(first, second), expected)
 
 
 def test_what_shows_black_in_both_stays_exactly_as_it_is(network: Duet) -> None:
@@ -72,9 +90,9 @@ def test_every_size(network: Duet, size: tuple[int, int]) -> None:
 
 
 def test_an_odd_side_changes_nothing_far_from_it(network: Duet) -> None:
-    first, second = planes(1, (60, 60)), planes(2, (60, 60))
-    whole, part = network(first, second), network(first[..., :59], second[..., :59])
-    torch.testing.assert_close(part[..., :30], whole[..., :30], rtol=0, atol=1e-5)
+    first, second = planes(1, (90, 90)), planes(2, (90, 90))
+    whole, part = network(first, second), network(first[..., :89], second[..., :89])
+    torch.testing.assert_close(part[..., :50], whole[..., :50], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("box", [(0, 30, 50, 90), (61, 64, 33, 34), (41, 131, 7, 140), (0, 131, 0, 140)])

@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from medfuse.errors import InputError, OutputError
+from medfuse.errors import InputError, OutputError, WeightsError
 from medfuse.fusion.networks.dilran import Dilran
 from medfuse.fusion.weights import read_weights
 from medfuse.io.pictures import read_picture
@@ -70,6 +70,12 @@ def read_log(out: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
+def loaded(path: Path) -> Dilran:
+    network = Dilran()
+    read_weights(network, "dilran", path)
+    return network
+
+
 def written(config: dict[str, object], path: Path) -> Path:
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
@@ -88,10 +94,10 @@ def test_it_learns_and_its_weights_load_back(data: Path, tmp_path: Path, device:
     assert log[-1]["loss"] < log[0]["loss"] / 3
     assert log[-1]["score"] > log[0]["score"] + 3
     assert figures["lowest"] <= figures["score"] == pytest.approx(max(entry["score"] for entry in log), abs=0.05)
-    network = Dilran()
-    read_weights(network, "dilran", out / "dilran.safetensors")
     images = images_of(data)
-    assert psnr_of(network, images.validation).mean().item() == pytest.approx(figures["score"], abs=0.05)
+    assert psnr_of(loaded(out / "dilran.safetensors"), images.validation).mean().item() == pytest.approx(
+        figures["score"], abs=0.05
+    )
     assert sorted(path.name for path in out.iterdir()) == [
         "checkpoint.pt",
         "dilran.safetensors",
@@ -113,12 +119,27 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(data: Path, t
     assert contents[0] == contents[1] != contents[2]
 
 
+def test_it_goes_on_from_other_weights(data: Path, tmp_path: Path) -> None:
+    train(CONFIG, data, tmp_path / "first")
+    start = tmp_path / "first" / "dilran.safetensors"
+    before = psnr_of(loaded(start), images_of(data).validation).mean().item()
+    for name, config in (("one", replace(CONFIG, steps=1, learning_rate=1e-9)), ("two", CONFIG)):
+        figures = train(config, data, tmp_path / name, start=start)
+        made = json.loads((tmp_path / name / "training.json").read_text(encoding="utf-8"))
+        assert made["start_sha256"] == hashlib.sha256(start.read_bytes()).hexdigest()
+        assert figures["score"] == pytest.approx(before, abs=0.1) if name == "one" else figures["score"] > before
+    resumed = train(CONFIG, data, tmp_path / "two", resume=True)
+    assert resumed["score"] == figures["score"]
+    with pytest.raises(WeightsError, match=r"cannot read absent\.safetensors"):
+        train(CONFIG, data, tmp_path / "three", start=tmp_path / "absent.safetensors")
+    assert not (tmp_path / "three").exists()
+
+
 def test_statistics_are_frozen_when_the_config_says(data: Path, tmp_path: Path) -> None:
     """Batch norm counts the batches it has seen: twice a step, since it serves in two places."""
     for share, steps in ((0.5, 3), (0.0, 0), (1.0, 6)):
         train(replace(CONFIG, steps=6, freeze_statistics_after=share), data, tmp_path / str(share))
-        network = Dilran()
-        read_weights(network, "dilran", tmp_path / str(share) / "dilran.safetensors")
+        network = loaded(tmp_path / str(share) / "dilran.safetensors")
         assert network.encoder.norm.num_batches_tracked == 2 * steps
 
 
@@ -210,6 +231,7 @@ def test_the_shipped_config_is_read() -> None:
         ({"losses": ["l2"]}, "expected other values in"),
         ({"losses": {"l2": 0}}, "out of range: losses"),
         ({"losses": {"l2": float("nan")}}, "out of range: losses"),
+        ({"free": {"l2": 0.5}}, "out of range: free"),
         ({"sets": []}, "out of range: sets"),
         ({"validation_cases": []}, "out of range: validation_cases"),
         ({"steps": 0, "batch": 0}, "out of range: batch, steps"),

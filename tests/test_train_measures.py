@@ -74,8 +74,9 @@ def test_every_charge_is_least_for_what_it_asks_for(name: str, images: tuple[Ten
         best, worse = CHARGES[name](examples(asked[name], first, second)), CHARGES[name](examples(first, first, second))
     else:  # nothing is lost of two that are alike
         best, worse = CHARGES[name](examples(first, first, first)), CHARGES[name](examples(255 - first, first, first))
-    assert abs(best.item()) < 0.05
-    assert worse.item() > best.item() or name == "artifacts"
+    assert best.shape == worse.shape == first.shape[:1]
+    assert (best.abs() < 0.05).all()
+    assert (worse > best).all() or name == "artifacts"
 
 
 @pytest.mark.parametrize("name", CHARGES)
@@ -87,7 +88,7 @@ def test_every_charge_has_a_finite_slope(name: str) -> None:
         (smooth_noise(1)[:1], smooth_noise(1)[:1], smooth_noise(1)[:1]),
     ):
         result = fused.clone().requires_grad_()
-        CHARGES[name](examples(result, first, second)).backward()
+        CHARGES[name](examples(result, first, second)).sum().backward()
         assert result.grad is not None
         assert result.grad.isfinite().all()
 
@@ -98,7 +99,7 @@ def test_training_lowers_the_charge() -> None:
         torch.cat([first, second, hot_spots(second)])
         for first, second in zip(smooth_noise(1) / 255, smooth_noise(2) / 255, strict=True)
     )
-    task = Fusing({"differences": 1.0, "order": 0.1}, crop=64, batch=2)
+    task = Fusing({"differences": 1.0, "order": 0.1}, {}, crop=64, batch=2)
     network = Duet()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     before = task.validate(network, pairs)
@@ -116,7 +117,7 @@ def test_training_lowers_the_charge() -> None:
 
 def test_a_batch_is_of_crops_in_range() -> None:
     pairs = (torch.cat([smooth_noise(1)[0] / 255, smooth_noise(2)[0] / 255, hot_spots(smooth_noise(2)[0])]),)
-    task = Fusing({"edges": 1.0}, crop=32, batch=5)
+    task = Fusing({"edges": 1.0}, {}, crop=32, batch=5)
     (batch,) = task.batch(pairs, torch.Generator().manual_seed(0))
     assert batch.shape == (5, 3, 32, 32)
     assert batch.min() >= 0
@@ -128,4 +129,24 @@ def test_a_batch_is_of_crops_in_range() -> None:
 @pytest.mark.parametrize(("losses", "found"), [({}, "none"), ({"beauty": 1.0}, "beauty")])
 def test_unknown_charges_are_refused(losses: dict[str, float], found: str) -> None:
     with pytest.raises(InputError, match=f"expected losses of edges, artifacts, .*, order, found {found}"):
-        Fusing(losses, 32, 2)
+        Fusing(losses, {}, 32, 2)
+
+
+def test_what_is_free_costs_nothing_pair_by_pair() -> None:
+    planes = [smooth_noise(seed)[:, 0] / 255 for seed in (1, 2)]
+    pairs = tuple(torch.stack([first, second, second]) for first, second in zip(*planes, strict=True))
+    network = Duet()
+
+    def lost(pairs: tuple[Tensor, ...], free: float = 0) -> float:
+        return Fusing({"edges": 2.0}, {"edges": free}, 64, 2).validate(network, pairs)["edges"]
+
+    one, other = sorted(lost((pair,)) for pair in pairs)
+    between = (one + other) / 2
+    assert lost(pairs) == pytest.approx(between)
+    assert lost(pairs, free=between) == pytest.approx((other - between) / 2)
+    assert lost(pairs, free=other) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_free_has_a_weight() -> None:
+    with pytest.raises(InputError, match="expected a weight for every loss that is free in part, found none for order"):
+        Fusing({"edges": 1.0}, {"order": 0.2}, 32, 2)

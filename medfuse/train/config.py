@@ -54,6 +54,8 @@ class Config:
             without suffixes. The default fits the Whole Brain Atlas: the file name without its last three digits.
         losses: Weight of each loss: "l2", "gradient", "perceptual"; of a network that is trained to fuse, the names of
             `medfuse.train.fusing.CHARGES`. A network that is trained for neither has its own, and takes none.
+        free: Of a network that is trained to fuse, as much of a loss as a pair is not charged for: what is beyond
+            enough of one measure would be paid for with another.
         crop: Side of the training crops, pixels, at least 2.
         batch: Crops per step, over all processes.
         steps: Optimiser steps.
@@ -84,6 +86,7 @@ class Config:
     pairs: tuple[PairSet, ...] = ()
     case: str = r"(?:.*/)?([^/]+)\d{3}"
     losses: dict[str, float] = field(default_factory=dict)
+    free: dict[str, float] = field(default_factory=dict)
     clip_norm: float = 1.0
     precision: str = "float32"
     report_every: int = 100
@@ -97,6 +100,7 @@ class Config:
             "validation_cases": bool(self.validation_cases),
             "case": _has_group(self.case),
             "losses": all(isfinite(weight) and weight > 0 for weight in self.losses.values()),
+            "free": all(amount > 0 for amount in self.free.values()) and (bool(self.pairs) or not self.free),
             "crop": self.crop >= 2,
             "batch": self.batch >= 1,
             "steps": self.steps >= 1,
@@ -167,6 +171,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "validation_cases": items(str),
     "case": text,
     "losses": _weights,
+    "free": _weights,
     "crop": whole,
     "batch": whole,
     "steps": whole,

@@ -45,29 +45,28 @@ class Examples:
 
 def edges(examples: Examples) -> Tensor:
     """Edges lost: 1 - Q_AB/F."""
-    return 1 - edges_kept(*examples.levels()).mean()
+    return 1 - edges_kept(*examples.levels())
 
 
 def artifacts(examples: Examples) -> Tensor:
     """Edges made up: N_AB/F."""
-    return edges_made_up(*examples.levels()).mean()
+    return edges_made_up(*examples.levels())
 
 
 def information(examples: Examples) -> Tensor:
     """Visual information lost: 2 - VIF, summed over the sources."""
-    return 2 - examples.vif_of_both.sum(dim=0).mean()
+    return 2 - examples.vif_of_both.sum(dim=0)
 
 
 def worse_information(examples: Examples) -> Tensor:
     """Visual information lost of the source that loses more: 1 - VIF."""
-    return 1 - examples.vif_of_both.amin(dim=0).mean()
+    return 1 - examples.vif_of_both.amin(dim=0)
 
 
 def similarity(examples: Examples) -> Tensor:
     """Structure lost: 1 - SSIM and half of 1 - MS-SSIM, the mean of the sources."""
     fused, *sources = examples.levels()
-    values = torch.stack([torch.stack(ssim_and_ms_ssim(fused, source)) for source in sources])
-    single, multiple = values.mean(dim=(0, 2))
+    single, multiple = torch.stack([torch.stack(ssim_and_ms_ssim(fused, source)) for source in sources]).mean(dim=0)
     lost: Tensor = (1 - single) + (1 - multiple) / 2
     return lost
 
@@ -75,30 +74,29 @@ def similarity(examples: Examples) -> Tensor:
 def differences(examples: Examples) -> Tensor:
     """What is not carried over from either source: 2 - SCD."""
     fused, structural, functional = examples.levels()
-    carried = correlation(fused - functional, structural) + correlation(fused - structural, functional)
-    return 2 - carried.mean()
+    return 2 - correlation(fused - functional, structural) - correlation(fused - structural, functional)
 
 
 def maximum(examples: Examples) -> Tensor:
     """Mean absolute difference from the pixelwise maximum."""
-    return (examples.fused - torch.maximum(examples.structural, examples.functional)).abs().mean()
+    departure = examples.fused - torch.maximum(examples.structural, examples.functional)
+    return departure.abs().mean(dim=(1, 2, 3))
 
 
 def uptake(examples: Examples) -> Tensor:
     """How much darker than the functional source hot spots are, on average."""
     darker = (examples.functional - examples.fused).clamp(min=0)
-    return (examples.hot * darker).sum() / examples.hot.sum().clamp(min=1)
+    return (examples.hot * darker).sum(dim=(1, 2, 3)) / examples.hot.sum(dim=(1, 2, 3)).clamp(min=1)
 
 
 def order(examples: Examples) -> Tensor:
-    """Whether hot spots are brightest where the functional source is: 1 - their correlation."""
-    seen = (examples.hot.sum(dim=(1, 2, 3)) > HOT_PIXELS).to(examples.fused)
+    """Whether hot spots are brightest where the functional source is: 1 - their correlation; 0 without hot spots."""
     fused, _, functional = examples.levels()
     alike = correlation(fused, functional, examples.hot)
-    return ((1 - alike) * seen).sum() / seen.sum().clamp(min=1)
+    return (1 - alike) * (examples.hot.sum(dim=(1, 2, 3)) > HOT_PIXELS)
 
 
-#: What a config may charge for, by name; each is 0 at best.
+#: What a config may charge for, by name: of each example, (N,), 0 at best.
 CHARGES: dict[str, Callable[[Examples], Tensor]] = {
     "edges": edges,
     "artifacts": artifacts,
@@ -117,18 +115,23 @@ class Fusing:
 
     Args:
         weights: Weight of each of `CHARGES`.
+        free: As much of a charge as an example is not charged for.
         crop: Side of the crops, pixels.
         batch: Crops a batch.
 
     Raises:
-        InputError: A charge is unknown, or none is given.
+        InputError: A charge is unknown, or none is given, or one is free in part that has no weight.
     """
 
-    def __init__(self, weights: dict[str, float], crop: int, batch: int) -> None:
+    def __init__(self, weights: dict[str, float], free: dict[str, float], crop: int, batch: int) -> None:
         unknown = [name for name in weights if name not in CHARGES]
         if unknown or not weights:
             raise InputError(f"expected losses of {', '.join(CHARGES)}, found {', '.join(unknown) or 'none'}")
-        self.weights, self.crop, self.count = weights, crop, batch
+        if unused := free.keys() - weights.keys():
+            raise InputError(
+                f"expected a weight for every loss that is free in part, found none for {', '.join(sorted(unused))}"
+            )
+        self.weights, self.free, self.crop, self.count = weights, free, crop, batch
 
     def batch(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Crops of pairs, (batch, 3, crop, crop), turned and mirrored; two fifths of either source with another gamma.
@@ -157,13 +160,15 @@ class Fusing:
         examples = Examples(within + 0.01 * (result - within), structural, functional, hot)
         charge: Tensor = BEYOND * (result - within).square().mean()
         charge = charge + DARKER * (torch.minimum(structural, functional) - result).clamp(min=0).mean()
-        for name, weight in self.weights.items():
-            charge = charge + weight * CHARGES[name](examples)
-        return charge
+        return charge + torch.stack([self.weights[name] * self._due(name, examples) for name in self.weights]).sum()
+
+    def _due(self, name: str, examples: Examples) -> Tensor:
+        """What examples are charged for, on average."""
+        return (CHARGES[name](examples) - self.free.get(name, 0)).clamp(min=0).mean()
 
     @torch.no_grad()
     def validate(self, network: nn.Module, images: tuple[Tensor, ...]) -> dict[str, float]:
-        """The mean of every charge over whole images, as they are; the score is minus their weighted sum."""
+        """What is due of each charge, the mean over whole images as they are; the score is minus their weighted sum."""
         network.eval()
         device = next(network.parameters()).device
         charges = dict.fromkeys(self.weights, 0.0)
@@ -171,5 +176,5 @@ class Fusing:
             structural, functional, hot = image[None].to(device).chunk(3, dim=1)
             examples = Examples(network(structural, functional).clamp(0, 1), structural, functional, hot)
             for name in charges:
-                charges[name] += CHARGES[name](examples).item() / len(images)
+                charges[name] += self._due(name, examples).item() / len(images)
         return {"score": -sum(weight * charges[name] for name, weight in self.weights.items()), **charges}

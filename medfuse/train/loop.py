@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from medfuse.errors import InputError, OutputError
 from medfuse.fusion.networks import FUSERS, TRAINABLE
-from medfuse.fusion.weights import to_bytes
+from medfuse.fusion.networks.collapsed import channels_last
+from medfuse.fusion.weights import read_weights, to_bytes
 from medfuse.output import whole
 from medfuse.train.config import Config
 from medfuse.train.images import Images, read_images, read_pairs
@@ -40,6 +41,7 @@ def train(
     device: torch.device | str = "cpu",
     *,
     vgg: Path | None = None,
+    start: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     tensorboard: bool = False,
@@ -55,6 +57,7 @@ def train(
             final figures, and on what they were made) and `checkpoint.pt`; made if absent.
         device: Where to train.
         vgg: Weights of VGG19, safetensors, for the perceptual loss.
+        start: Weights to begin with, safetensors; random ones without.
         resume: Go on from the checkpoint in `out`, or start where there is none.
         overwrite: Start again, and replace what is in `out`.
         tensorboard: Write the log for TensorBoard too, to `out/tensorboard`.
@@ -66,7 +69,7 @@ def train(
     Raises:
         InputError: Config and data do not fit together, or the checkpoint is of another training.
         OutputError: The folder holds a training already, or cannot be written to.
-        WeightsError: The weights of VGG19 cannot be used.
+        WeightsError: Weights of VGG19, or to begin with, cannot be used.
         ValueError: The precision is not for this device, or TensorBoard is not installed.
     """
     device = torch.device(device)
@@ -83,7 +86,10 @@ def train(
         task = task_of(config, vgg, process.device)
         images = _images_for(config, data, process)
         torch.manual_seed(config.seed)
-        state = State(config, TRAINABLE[config.network]().to(process.device))
+        network = TRAINABLE[config.network]()
+        hash_of_start = read_weights(network, config.network, start) if start else None
+        channels_last(network)
+        state = State(config, network.to(process.device), hash_of_start)
         if resume and checkpoint.exists():
             state.restore(checkpoint)
         else:
@@ -194,6 +200,7 @@ def _finish(state: State, task: Task, images: Images, out: Path, process: Proces
     made = {
         "figures": figures,
         "images": {"training": len(images.training), "validation": len(images.validation)},
+        "start_sha256": state.start,
         "weights_sha256": hashlib.sha256(to_bytes(state.best)).hexdigest(),
         "machine": _machine(process),
         "config": plain(state.config),

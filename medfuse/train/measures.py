@@ -12,12 +12,10 @@ from torch.nn import functional as F
 
 from medfuse.metrics.gradient import PETROVIC, XYDEAS, Edges
 from medfuse.metrics.images import divide
-from medfuse.metrics.similarity import SCALE_WEIGHTS, ssim_maps
+from medfuse.metrics.similarity import SCALE_WEIGHTS, SSIM_WINDOW, ssim_maps
 from medfuse.metrics.smoothing import gaussian, smooth
 from medfuse.metrics.structure import VIF_WINDOWS, VISUAL_NOISE
 
-#: Scales of MS-SSIM that a crop of 128 pixels has room for.
-SCALES = 3
 #: Variance, in squared grey levels, up to which a window counts as constant: what float32 cannot tell from rounding.
 FLAT = 1e-2
 
@@ -54,13 +52,14 @@ def vif(fused: Tensor, source: Tensor) -> Tensor:
 
 
 def ssim_and_ms_ssim(fused: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    """SSIM, and MS-SSIM of three scales; a scale whose mean is negative counts as nearly 0."""
+    """SSIM, and MS-SSIM of as many scales as the image has room for; one whose mean is negative counts as nearly 0."""
     single, product = fused.new_zeros(len(fused)), fused.new_ones(len(fused))
-    for scale, weight in enumerate(SCALE_WEIGHTS[:SCALES]):
+    weights = [weight for scale, weight in enumerate(SCALE_WEIGHTS) if min(fused.shape[2:]) >> scale >= SSIM_WINDOW]
+    for scale, weight in enumerate(weights):
         luminance, contrast = ssim_maps(fused, source)
         whole = (luminance * contrast).mean(dim=(1, 2, 3))
         single = whole if scale == 0 else single
-        term = whole if scale == SCALES - 1 else contrast.mean(dim=(1, 2, 3))
+        term = whole if scale == len(weights) - 1 else contrast.mean(dim=(1, 2, 3))
         product = product * term.clamp(min=1e-3) ** weight
         fused, source = F.avg_pool2d(fused, 2), F.avg_pool2d(source, 2)
     return single, product

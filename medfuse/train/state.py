@@ -22,10 +22,12 @@ class State:
     Args:
         config: What it was started with.
         network: In its initial state; on its device.
+        start: Hash of the weights that it began with; None for random ones.
     """
 
     config: Config
     network: nn.Module
+    start: str | None = None
     step: int = 0
     seconds: float = 0.0
     reports: list[dict[str, float]] = field(default_factory=list)
@@ -64,6 +66,7 @@ class State:
         """The state as `torch.save` writes it, of tensors, numbers and texts only."""
         content = {
             "config": plain(self.config),
+            "start": self.start,
             "step": self.step,
             "seconds": self.seconds,
             "reports": self.reports,
@@ -99,7 +102,7 @@ class State:
                 f"expected the checkpoint of this training, found one with another {', '.join(differing)}",
                 "Resume with the file it was started with, or choose another folder with --out",
             )
-        self.step, self.seconds = content["step"], content["seconds"]
+        self.start, self.step, self.seconds = content["start"], content["step"], content["seconds"]
         self.reports, self.best = content["reports"], content["best"]
         for name in ("network", "optimizer", "schedule", "scaler"):
             getattr(self, name).load_state_dict(content[name])

@@ -66,7 +66,7 @@ def task_of(config: Config, vgg: Path | None, device: torch.device | str) -> Tas
     if config.network == "siamese":
         return Similarity(config.crop, config.batch)
     if config.network in FUSERS:
-        return Fusing(config.losses, config.crop, config.batch)
+        return Fusing(config.losses, config.free, config.crop, config.batch)
     return Reconstruction(config, vgg, device)
 
 
