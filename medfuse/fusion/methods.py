@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medfuse.fusion.networks import COMPILED, FEATURES, FUSERS, NETWORKS
+from medfuse.fusion.networks.collapsed import channels_last
 from medfuse.fusion.rules import ShearletCnn, ZeroLearning, guided_filter_fusion, laplacian_pyramid
 from medfuse.fusion.strategies import STRATEGIES
 from medfuse.fusion.weights import SHIPPED, read_weights
@@ -186,7 +187,7 @@ class Method:
         self.weights_sha256 = read_weights(module, network, weights)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         module = module.eval().to(device, dtype)
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(module)
         return lambda *planes: module(*(plane.to(dtype) for plane in planes)).float()
 
 
