@@ -128,10 +128,12 @@ def test_it_goes_on_from_other_weights(data: Path, tmp_path: Path) -> None:
         made = json.loads((tmp_path / name / "training.json").read_text(encoding="utf-8"))
         assert made["start_sha256"] == hashlib.sha256(start.read_bytes()).hexdigest()
         assert figures["score"] == pytest.approx(before, abs=0.1) if name == "one" else figures["score"] > before
-    resumed = train(CONFIG, data, tmp_path / "two", resume=True)
+    absent = tmp_path / "absent.safetensors"
+    resumed = train(CONFIG, data, tmp_path / "two", resume=True, start=absent)
     assert resumed["score"] == figures["score"]
+    assert json.loads((tmp_path / "two" / "training.json").read_text(encoding="utf-8")) == made
     with pytest.raises(WeightsError, match=r"cannot read absent\.safetensors"):
-        train(CONFIG, data, tmp_path / "three", start=tmp_path / "absent.safetensors")
+        train(CONFIG, data, tmp_path / "three", start=absent)
     assert not (tmp_path / "three").exists()
 
 

@@ -57,7 +57,7 @@ def train(
             final figures, and on what they were made) and `checkpoint.pt`; made if absent.
         device: Where to train.
         vgg: Weights of VGG19, safetensors, for the perceptual loss.
-        start: Weights to begin with, safetensors; random ones without.
+        start: Weights to begin with, safetensors; random ones without. Not read where a checkpoint is resumed.
         resume: Go on from the checkpoint in `out`, or start where there is none.
         overwrite: Start again, and replace what is in `out`.
         tensorboard: Write the log for TensorBoard too, to `out/tensorboard`.
@@ -87,12 +87,13 @@ def train(
         images = _images_for(config, data, process)
         torch.manual_seed(config.seed)
         network = TRAINABLE[config.network]()
-        hash_of_start = read_weights(network, config.network, start) if start else None
         channels_last(network)
-        state = State(config, network.to(process.device), hash_of_start)
+        state = State(config, network.to(process.device))
         if resume and checkpoint.exists():
             state.restore(checkpoint)
         else:
+            if start:
+                state.start = read_weights(network, config.network, start)
             torch.manual_seed(config.seed + process.rank)  # each process drops its own features
             if process.is_first:
                 _write(checkpoint, state.to_bytes())  # refused here rather than at the first report
