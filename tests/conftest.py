@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,12 +75,3 @@ def device(request: pytest.FixtureRequest) -> str:
             pytest.skip("no CUDA device here")
         request.getfixturevalue("monkeypatch").setattr(torch.backends.cudnn, "allow_tf32", False)
     return str(request.param)
-
-
-@pytest.fixture(scope="session")
-def dcm2niix() -> str:
-    """The path of dcm2niix; without it the test is skipped, but fails where CI is set."""
-    found = shutil.which("dcm2niix")
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("dcm2niix is not installed")
-    return str(found)

@@ -1,17 +1,15 @@
-"""Volumes to write as DICOM, their sources, and the programs that judge what was written."""
+"""Volumes to write as DICOM, their sources, and what dciodvfy says of what was written."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pydicom
-import pytest
 from conftest import oblique_direction
+from programs import external
 from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 
@@ -35,16 +33,6 @@ EXPLAINED = {
     r"Unrecognized defined term.*Scan ?Options|Scan ?Options.*Unrecognized defined term": "a scanner's own word",
     r"CodingSchemeDesignator is deprecated .*= <SRT>": "the source's own code of the region is carried on",
 }
-
-
-def external(name: str) -> str:
-    """The path of a program that judges what was written."""
-    found = shutil.which(name)
-    if found is None and "CI" in os.environ:
-        pytest.fail(f"{name} is not installed, but CI must run it")
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 def grid_of(left_handed: bool = False, seed: int = 1, frame: str | None = "1.2.826.0.1.999") -> Grid:

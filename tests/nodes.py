@@ -18,6 +18,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
+from medfuse.pacs.node import Node
 from medfuse.pacs.settings import Bounds, Destination, Retry, Settings
 from medfuse.pacs.work import Outcome
 
@@ -135,6 +136,17 @@ def settings(spool: Path, *ports: int, **words: Any) -> Settings:
         "retry": Retry(attempts=3, first_seconds=0.1, longest_seconds=0.2),
     }
     return Settings(spool, **{**usual, **words})
+
+
+@contextmanager
+def running(spool: Path, *ports: int, **words: Any) -> Iterator[Node]:
+    """A node that fuses with the stand-in, in this process, and looks at its queue all the time."""
+    node = Node(settings(spool, *ports, **words), stand_in, apart=False, poll_seconds=0.02)
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop()
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 20) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -21,8 +20,10 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from agreement import RAS_FROM_LPS, nifti_values
 from numpy.typing import NDArray
 from PIL import Image
+from programs import ORTHANC, dcm2niix, external
 from test_dicom_companions import OTHER, POSE, posed
 from test_dicom_write import grid_of, volume_of
 
@@ -40,14 +41,6 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "interoperability.md"
 #: What the table may say, best first.
 RIGHT, PIXELS, READ, NO, NONE = "right", "pixels", "read", "no", "–"
 FRAME = "1.2.826.0.1.999.1"
-
-
-def external(*names: str) -> str:
-    """The path of a program; without it the test is skipped, but fails where CI is set."""
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        (pytest.fail if "CI" in os.environ else pytest.skip)(f"{names[0]} is not installed")
-    return str(found)
 
 
 class Written:
@@ -164,22 +157,15 @@ def by_highdicom(written: Written) -> str:
 
 
 def by_dcm2niix(written: Written) -> str:
-    out = written.folder / "nifti"
-    out.mkdir()
-    subprocess.run(
-        [external("dcm2niix"), "-b", "n", "-f", "out%s", "-o", out, written.folder], check=False, capture_output=True
-    )
-    files = sorted(out.glob("*.nii"))
+    files = dcm2niix(written.folder, written.folder / "nifti", check=False)
     if written.volume is None or len(files) != 1:
         return READ if files and written.volume is None else NO
     image = nibabel.load(files[0])
-    array = np.asanyarray(image.dataobj)
-    if array.dtype.names:
-        array = np.stack([array[channel] for channel in "RGB"], axis=-1)
+    array = nifti_values(image)
     if array.ndim < 3:
         return NO
     swap = np.eye(4)[[2, 1, 0, 3]]  # from (k, j, i) to (i, j, k)
-    return written.verdict(np.swapaxes(array, 0, 2), np.diag([-1, -1, 1, 1]) @ image.affine @ swap)
+    return written.verdict(np.swapaxes(array, 0, 2), RAS_FROM_LPS @ image.affine @ swap)
 
 
 def by_gdcm(written: Written) -> str:
@@ -264,7 +250,7 @@ def by_orthanc(written: Written, url: str) -> str:
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an Orthanc that listens here alone."""
-    program = external("Orthanc", "/usr/sbin/Orthanc", "orthanc")
+    program = external(*ORTHANC)
     folder = tmp_path_factory.mktemp("orthanc")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +19,7 @@ import pytest
 import requests
 import yaml
 from dicomweb_client import DICOMwebClient
+from programs import ORTHANC, external
 from pydicom import Dataset, dcmread
 
 from medfuse.cli import app
@@ -33,14 +32,6 @@ from medfuse.volume import Modality, Unit, Volume
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "orthanc"
 STUDY = Study(patient_id="ORTHANC-ID-77", patient_name="Zweistein^Oda", study_instance_uid="1.2.826.0.1.4711.1")
 SHIPPED = ["--aetitle", "STORESCU", "-aec", "ORTHANC"]
-
-
-def partner(name: str) -> str:
-    """The path of a program; without it the test is skipped, but fails where CI is set."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
-    return str(found)
 
 
 def free_port() -> int:
@@ -78,7 +69,7 @@ class Ward:
 
     def send(self, folder: Path) -> None:
         subprocess.run(
-            [partner("storescu"), *SHIPPED, "+sd", "127.0.0.1", str(self.dicom_port), str(folder)],
+            [external("storescu"), *SHIPPED, "+sd", "127.0.0.1", str(self.dicom_port), str(folder)],
             check=True,
             capture_output=True,
             timeout=60,
@@ -124,7 +115,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
     log = tmp_path / "medfuse.log"
     programs = [
-        [partner("Orthanc"), str(tmp_path / "orthanc.json")],
+        [external(*ORTHANC), str(tmp_path / "orthanc.json")],
         [sys.executable, "-m", "medfuse", "serve", str(tmp_path / "node.yaml")],
     ]
     with (tmp_path / "orthanc.log").open("w") as orthanc_log, log.open("w") as medfuse_log:

@@ -15,9 +15,9 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from nodes import (
@@ -30,6 +30,7 @@ from nodes import (
     free_port,
     in_thread,
     instance,
+    running,
     settings,
     stand_in,
     uid,
@@ -60,25 +61,15 @@ def sockets_closed() -> Iterator[None]:
 
 @pytest.fixture
 def archive() -> Iterator[Archive]:
-    found = Archive()
-    yield found
-    found.close()
+    with closing(Archive()) as found:
+        yield found
 
 
 @pytest.fixture
 def start(tmp_path: Path, archive: Archive) -> Iterator[Started]:
     """Starts nodes that fuse with the stand-in and send to the archive, and stops them at the end."""
-    nodes: list[Node] = []
-
-    def started(**words: Any) -> Node:
-        node = Node(settings(tmp_path / "spool", archive.port, **words), stand_in, apart=False, poll_seconds=0.02)
-        nodes.append(node)
-        node.start()
-        return node
-
-    yield started
-    for node in nodes:
-        node.stop()
+    with ExitStack() as nodes:
+        yield lambda **words: nodes.enter_context(running(tmp_path / "spool", archive.port, **words))
 
 
 def us(node: Node, title: str = "MEDFUSE") -> Destination:
@@ -176,35 +167,25 @@ def test_a_destination_that_refuses_is_tried_again_and_retried_on_request(
 
 @pytest.mark.parametrize(("tells", "sent"), [(True, 1), (False, 2)])
 def test_what_was_cut_short_is_asked_for_before_it_is_sent_again(tmp_path: Path, tells: bool, sent: int) -> None:
-    archive = Archive(tells=tells)
-    node = Node(settings(tmp_path / "spool", archive.port), stand_in, apart=False, poll_seconds=0.02)
     made = [uid(uid("a"), "result", number) for number in range(RESULTS)]
-    archive.hangs_up = True
-    node.start()
-    try:
+    with closing(Archive(tells=tells)) as archive, running(tmp_path / "spool", archive.port) as node:
+        archive.hangs_up = True
         list(send([instance(tmp_path, "a", 0)], us(node)))
         wait_for(lambda: archive.received)
         archive.hangs_up = False
         wait_for(is_in(node, "done"))
-    finally:
-        node.stop()
-        archive.close()
     times = Counter(one for one, _ in archive.received)
     assert times == {made[0]: sent, **dict.fromkeys(made[1:], 1)}
     assert archive.asked == made[: 1 if tells else 0]
 
 
 def test_a_destination_that_is_away_does_not_hold_the_other(archive: Archive, tmp_path: Path) -> None:
-    node = Node(settings(tmp_path / "spool", free_port(), archive.port), stand_in, apart=False, poll_seconds=0.02)
-    node.start()
-    try:
+    with running(tmp_path / "spool", free_port(), archive.port) as node:
         list(send([instance(tmp_path, "a", 0)], us(node)))
         wait_for(is_in(node, "dead"))
         first, second = node.queue.deliveries(1)
         assert (first.sent, second.sent) == (0, RESULTS)
         assert len(archive.received) == RESULTS
-    finally:
-        node.stop()
 
 
 def test_a_pause_stops_fusing_but_not_reception(start: Started, archive: Archive, tmp_path: Path) -> None:

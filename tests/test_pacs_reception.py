@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import random
-import shutil
 import socket
 import ssl
 import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from nodes import PATIENT, instance, settings, stand_in, uid, wait_for
+from nodes import PATIENT, instance, running, uid, wait_for
+from programs import external
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit
 from pynetdicom import AE, build_context, evt
@@ -46,18 +46,11 @@ Started = Callable[..., Node]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Started]:
-    nodes: list[Node] = []
-
-    def started(**words: Any) -> Node:
-        words = {"bounds": BOUNDS, "quiet_seconds": 600, **words}
-        node = Node(settings(tmp_path / f"spool{len(nodes)}", **words), stand_in, apart=False)
-        nodes.append(node)
-        node.start()
-        return node
-
-    yield started
-    for node in nodes:
-        node.stop()
+    """Starts nodes, each with a spool of its own, where studies stay as they came, and stops them at the end."""
+    numbers = count()
+    usual = {"bounds": BOUNDS, "quiet_seconds": 600}
+    with ExitStack() as nodes:
+        yield lambda **words: nodes.enter_context(running(tmp_path / f"spool{next(numbers)}", **{**usual, **words}))
     gc.collect()
 
 
@@ -379,13 +372,11 @@ def test_compressed_instances_are_kept_as_they_are(start: Started, tmp_path: Pat
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tls]:
     """Certificates of an authority of our own, for a node and for a sender; and one of a stranger."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("openssl is not installed")
+    openssl = external("openssl")
     folder = tmp_path_factory.mktemp("keys")
 
     def run(*words: str) -> None:
-        subprocess.run([str(openssl), *words], cwd=folder, check=True, capture_output=True)
+        subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True)
 
     made = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     authority = ("-x509", "-days", "1", "-subj", "/CN=authority", "-addext", "keyUsage=critical,keyCertSign")

@@ -15,6 +15,7 @@ import pytest
 import SimpleITK as sitk
 from agreement import assert_agrees_with_nifti, assert_grid_is_of_image
 from phantoms import phantom
+from programs import dcm2niix
 from pydicom import Dataset, dcmread
 from verdicts import REASON, SHIFT, registration
 
@@ -531,46 +532,40 @@ def assert_same_picture(one: Volume, other: Volume) -> None:
     assert (difference > 1.001).mean() < 1e-4
 
 
-def assert_lies_as(structural: Path, out: Path, dcm2niix: str, tmp_path: Path) -> None:
+def assert_lies_as(structural: Path, out: Path, tmp_path: Path) -> None:
     """What was written, DICOM and NIfTI, has the geometry of the structural series, to other programs' eyes."""
     slices, nifti, scan = image_of(out / "dicom"), sitk.ReadImage(out / "fused.nii.gz"), image_of(structural)
     for image in (slices, nifti):
         assert image.GetSize() == scan.GetSize()
         for what in ("GetSpacing", "GetOrigin", "GetDirection"):
             np.testing.assert_allclose(getattr(image, what)(), getattr(scan, what)(), atol=1e-3)
-    for name, folder in (("scan", structural), ("fused", out / "dicom")):
-        subprocess.run([dcm2niix, "-f", name, "-o", tmp_path, folder], check=True, capture_output=True)
-    affines = [nib.load(tmp_path / f"{name}.nii").affine for name in ("scan", "fused")]
-    np.testing.assert_allclose(*affines, atol=1e-3)
+    (of_scan,), (of_fused,) = dcm2niix(structural, tmp_path / "scan"), dcm2niix(out / "dicom", tmp_path / "fused")
+    np.testing.assert_allclose(nib.load(of_scan).affine, nib.load(of_fused).affine, atol=1e-3)
     # dcm2niix reckons with float32: over a whole stack of slices that comes to a few µm.
-    assert_agrees_with_nifti(read(out / "dicom"), tmp_path / "fused.nii", tolerance_mm=5e-3)
+    assert_agrees_with_nifti(read(out / "dicom"), of_fused, tolerance_mm=5e-3)
     assert_grid_is_of_image(read(out / "fused.nii.gz"), slices, 1e-3)
 
 
 @pytest.mark.parametrize("pair", [("MR_T1", "PET"), ("CT", "PET"), ("MR_T1", "CT")], ids="+".join)
 @pytest.mark.parametrize("name", ["STS_002", "STS_003", "STS_018", "STS_051"])
-def test_sarcoma_patients(
-    shared: Path, rule: Engine, dcm2niix: str, tmp_path: Path, name: str, pair: tuple[str, str]
-) -> None:
+def test_sarcoma_patients(shared: Path, rule: Engine, tmp_path: Path, name: str, pair: tuple[str, str]) -> None:
     folder = shared / "ibsi-sts"
     scans = [folder / "dicom" / name / scan for scan in pair]
     fused = fuse(*scans, engine=rule)
     assert fused.history[0].parameters["reason"] == "one frame of reference"
     assert fused.is_color == (pair[1] == "PET")
     write_fused(fused, tmp_path / "out", "both")
-    assert_lies_as(scans[0] / "image", tmp_path / "out", dcm2niix, tmp_path)
+    assert_lies_as(scans[0] / "image", tmp_path / "out", tmp_path)
     copies = [folder / "nifti" / name / f"{scan}_image.nii.gz" for scan in pair]
     assert_same_picture(fused, fuse(*copies, engine=rule, register="none"))
 
 
 @pytest.mark.filterwarnings("ignore:header, for the rigid:medfuse.errors.MedfuseWarning")
-def test_a_sarcoma_patient_by_default_options_from_dicom_and_from_nifti(
-    shared: Path, dcm2niix: str, tmp_path: Path
-) -> None:
+def test_a_sarcoma_patient_by_default_options_from_dicom_and_from_nifti(shared: Path, tmp_path: Path) -> None:
     scans = [shared / "ibsi-sts" / "dicom" / "STS_051" / scan for scan in ("MR_T1", "PET")]
     fused = fuse(*scans)
     write_fused(fused, tmp_path / "out", "both")
-    assert_lies_as(scans[0] / "image", tmp_path / "out", dcm2niix, tmp_path)
+    assert_lies_as(scans[0] / "image", tmp_path / "out", tmp_path)
     copies = [shared / "ibsi-sts" / "nifti" / "STS_051" / f"{scan}_image.nii.gz" for scan in ("MR_T1", "PET")]
     from_nifti = fuse(*copies)
     assert from_nifti.history[0].parameters["reason"].startswith("header, f")

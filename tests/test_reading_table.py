@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -21,6 +19,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from agreement import nearest_in, nifti_values
+from programs import dcm2niix, external
 
 from medfuse.errors import MedfuseError, MedfuseWarning
 from medfuse.io.files import read
@@ -28,7 +28,6 @@ from medfuse.itk import to_image
 from medfuse.volume import Unit, Volume
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reading.md"
-LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: CT below this is padding, which we make air and others leave as it is.
 LOWEST_HU, AIR_HU = -1024, -1000
 #: What may differ: geometry in mm (dcm2niix and NIfTI's headers are single precision), values relative to the largest.
@@ -171,16 +170,10 @@ def tried(case: Case, shared: Path) -> Row:
 
 def by_nifti(volume: Volume, image: Any, frame: int) -> tuple[float, float]:
     """Largest distance in mm from a voxel to the nearest one of a NIfTI image, and largest difference of the two."""
-    data = np.asarray(image.dataobj)
-    if data.dtype.names:
-        data = np.stack([data[channel] for channel in "RGB"], axis=-1)
-    elif data.ndim == 4:
-        data = data[..., frame - 1]
-    ijk_from_kji = np.linalg.inv(image.affine) @ LPS_FROM_RAS @ volume.grid.lps_from_index
-    index = np.indices(volume.grid.shape).reshape(3, -1)
-    found = ijk_from_kji[:3, :3] @ index + ijk_from_kji[:3, 3:]
-    whole = np.rint(found).astype(int)
-    off_mm = np.linalg.norm(image.affine[:3, :3] @ (found - whole), axis=0).max()
+    data = nifti_values(image)
+    if image.ndim == 4:
+        data = data[:, :, :, frame - 1]
+    whole, off_mm = nearest_in(image, volume)
     inside = ((whole >= 0) & (whole < np.array(image.shape[:3])[:, None])).all(axis=0)
     if inside.sum() < math.prod(image.shape[:3]):
         return math.inf, math.inf  # theirs has voxels that ours lacks
@@ -188,7 +181,7 @@ def by_nifti(volume: Volume, image: Any, frame: int) -> tuple[float, float]:
         return math.inf, math.inf  # dcm2niix adds no slices where it closes gaps, and so loses the last ones
     expected = data[tuple(whole[:, inside])].astype(float)
     found_values = volume.array.reshape(-1, *volume.array.shape[3:])[inside]
-    return float(off_mm), differing(volume, found_values, expected)
+    return off_mm, differing(volume, found_values, expected)
 
 
 def differing(volume: Volume, values: Any, expected: Any) -> float:
@@ -207,12 +200,8 @@ def stored(volume: Volume, case: Case, shared: Path) -> tuple[float, float]:
 def converted(volume: Volume, case: Case, shared: Path) -> tuple[float, float]:
     """Against what dcm2niix makes of the same files."""
     with tempfile.TemporaryDirectory() as folder:
-        program = shutil.which("dcm2niix")
-        subprocess.run(
-            [str(program), "-o", folder, "-f", "x", "-b", "n", shared / case.name], check=True, capture_output=True
-        )
-        image = nib.load(next(Path(folder).glob(case.answer)))
-        return by_nifti(volume, image, 1)
+        made = dcm2niix(shared / case.name, Path(folder) / "nifti")
+        return by_nifti(volume, nib.load(next(file for file in made if file.match(case.answer))), 1)
 
 
 def decoded(volume: Volume, case: Case, shared: Path) -> tuple[float, float]:
@@ -295,7 +284,8 @@ def as_page(rows: list[Row], now: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def rows(shared: Path, dcm2niix: str) -> list[Row]:
+def rows(shared: Path) -> list[Row]:
+    external("dcm2niix")  # before all that is read in vain without it
     return [tried(case, shared) for case in cases(shared)]
 
 

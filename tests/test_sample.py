@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from dataclasses import replace
 from datetime import datetime
@@ -15,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import external
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
@@ -43,18 +42,8 @@ def folders(scans, tmp_path_factory) -> SampleFolders:
     return write_sample(tmp_path_factory.mktemp("sample"), scans)
 
 
-@pytest.fixture(scope="module")
-def dciodvfy() -> str:
-    program = shutil.which("dciodvfy")
-    if program is None and os.environ.get("CI"):
-        pytest.fail("dciodvfy (dicom3tools) is not installed")
-    if program is None:
-        pytest.skip("dciodvfy (dicom3tools) is not installed")
-    return program
-
-
-def errors_of(dciodvfy: str, path: Path) -> list[str]:
-    done = subprocess.run([dciodvfy, str(path)], capture_output=True, text=True, check=False)
+def errors_of(path: Path) -> list[str]:
+    done = subprocess.run([external("dciodvfy"), path], capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).splitlines()
     assert any(line.endswith("Image") for line in lines), "the checker did not recognise the kind of image"
     return [line for line in lines if line.startswith("Error")]
@@ -112,9 +101,9 @@ def volume(oblique_volume, request) -> Volume:
 
 
 @pytest.mark.parametrize("volume", KINDS, indirect=True)
-def test_series_conforms(volume, tmp_path, dciodvfy):
+def test_series_conforms(volume, tmp_path):
     for path in write_series(volume, tmp_path, description="A", number=1):
-        assert errors_of(dciodvfy, path) == []
+        assert errors_of(path) == []
 
 
 @pytest.mark.parametrize("volume", KINDS, indirect=True)
@@ -240,11 +229,11 @@ def test_series_reports_a_folder_that_cannot_be(oblique_volume, tmp_path):
 # --- the three scans
 
 
-def test_sample_is_three_conformant_series_of_one_study(folders, dciodvfy):
+def test_sample_is_three_conformant_series_of_one_study(folders):
     sets = {}
     for name, folder in (("mr", folders.mr), ("ct", folders.ct), ("pet", folders.pet)):
         path = sorted(folder.iterdir())[0]
-        assert errors_of(dciodvfy, path) == []
+        assert errors_of(path) == []
         sets[name] = pydicom.dcmread(path, stop_before_pixels=True)
     assert len({ds.StudyInstanceUID for ds in sets.values()}) == 1
     assert len({ds.PatientID for ds in sets.values()}) == 1
