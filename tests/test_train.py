@@ -234,6 +234,10 @@ def test_the_shipped_config_is_read() -> None:
         ({"losses": {"l2": 0}}, "out of range: losses"),
         ({"losses": {"l2": float("nan")}}, "out of range: losses"),
         ({"free": {"l2": 0.5}}, "out of range: free"),
+        (
+            {"sets": [], "pairs": [{"structural": "a", "functional": "b"}], "free": {"l2": float("inf")}},
+            "out of range: free",
+        ),
         ({"sets": []}, "out of range: sets"),
         ({"validation_cases": []}, "out of range: validation_cases"),
         ({"steps": 0, "batch": 0}, "out of range: batch, steps"),

@@ -21,7 +21,7 @@ from medfuse.fusion.networks import FEATURES, NETWORKS, dilran, msdra, msrpan, v
 
 #: SHA-256 of each file of weights in medfuse/models.
 SHIPPED = {
-    "duet": "37be995dab4c0895c3f43816e460e2dbf4f00c4a31a8d07181afeb1e99b2e8b2",
+    "duet": "8db1a7c18bbe92a6600abbced536ac7f1c731bce851054d360a280b1fef0b663",
     "dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64",
     "eh-dran": "c5c2c53ed9159e3a3dc0ea8f43139048a334dffbbe62615ac2300339ee09cf52",
     "msrpan": "c22f1b351368b0b4e3ba46036c915184afb44a703a5e2a32a97b102b4cf04b60",

@@ -24,18 +24,23 @@ class PairSet:
         functional: Likewise.
         tracer: Whether the functional images show uptake, whose hot spots must stay the brightest.
         times: How often each pair counts, so that a small set is not lost beside a large one.
+        losses: Weights that these pairs have in place of the config's, or beside them.
+        free: Likewise what is free of a loss.
 
     Raises:
-        ValueError: A folder is not below the data folder, or a number is below 1.
+        ValueError: A folder is not below the data folder, or a number is out of its range.
     """
 
     structural: str
     functional: str
     tracer: bool = False
     times: int = 1
+    losses: dict[str, float] = field(default_factory=dict)
+    free: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (_is_below(self.structural) and _is_below(self.functional) and self.times >= 1):
+        folders = _is_below(self.structural) and _is_below(self.functional)
+        if not (folders and self.times >= 1 and _are_amounts(self.losses) and _are_amounts(self.free)):
             raise ValueError("out of range: pairs")
 
 
@@ -99,8 +104,8 @@ class Config:
             "sets": all(_is_below(pattern) for pattern in self.sets),
             "validation_cases": bool(self.validation_cases),
             "case": _has_group(self.case),
-            "losses": all(isfinite(weight) and weight > 0 for weight in self.losses.values()),
-            "free": all(amount > 0 for amount in self.free.values()) and (bool(self.pairs) or not self.free),
+            "losses": _are_amounts(self.losses),
+            "free": _are_amounts(self.free) and (bool(self.pairs) or not self.free),
             "crop": self.crop >= 2,
             "batch": self.batch >= 1,
             "steps": self.steps >= 1,
@@ -150,6 +155,10 @@ def _weights(value: Any) -> dict[str, float]:
     return {str(name): float(weight) for name, weight in value.items()}
 
 
+def _are_amounts(weights: dict[str, float]) -> bool:
+    return all(isfinite(weight) and weight > 0 for weight in weights.values())
+
+
 def _is_below(pattern: str) -> bool:
     """Whether a pattern stays inside the data folder."""
     parts = Path(pattern).parts
@@ -189,5 +198,7 @@ _PAIR: dict[str, Callable[[Any], Any]] = {
     "functional": text,
     "tracer": truth,
     "times": whole,
+    "losses": _weights,
+    "free": _weights,
 }
 _REQUIRED = required(Config)

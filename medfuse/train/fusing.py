@@ -1,12 +1,12 @@
 """Training of a network that fuses: charged straight for what measures of fusion reward and what a picture must not do.
 
-An example is a crop of a pair, in three planes: structural, functional, and how much of a hot spot each pixel is. There
-is no right answer to compare with.
+An example is a crop of a pair, in four planes: structural, functional, how much of a hot spot each pixel is, and the
+number of its set of pairs, each of which has charges of its own. There is no right answer to compare with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from medfuse.errors import InputError
+from medfuse.metrics.color import HOT_SHARE, HOTTEST_SHARE
 from medfuse.train.images import crops
 from medfuse.train.measures import correlation, edges_kept, edges_made_up, ssim_and_ms_ssim, vif
 
 #: Fewest pixels of a hot spot within which the order of brightness is looked at.
 HOT_PIXELS = 20
+#: How much lighter counts as lighter: a logistic step of this width, two grey levels.
+STEP = 2 / 255
 #: Charges beside those that a config chooses: of values beyond [0, 1], squared, and of being darker than both sources.
 BEYOND, DARKER = 10.0, 1.0
 
@@ -96,7 +99,26 @@ def order(examples: Examples) -> Tensor:
     return (1 - alike) * (examples.hot.sum(dim=(1, 2, 3)) > HOT_PIXELS)
 
 
-#: What a config may charge for, by name: of each example, (N,), 0 at best.
+def peaks(examples: Examples) -> Tensor:
+    """Whether the hottest pixels are the lightest: as many others as there are of them are lighter, at worst.
+
+    Softly, and of the regions that `medfuse.metrics.hottest_is_lightest` has; 0 without hot spots.
+    """
+    return torch.stack([_outshone(*one) for one in zip(examples.fused, examples.functional, examples.hot, strict=True)])
+
+
+def _outshone(fused: Tensor, uptake: Tensor, hot: Tensor) -> Tensor:
+    """How many pixels of the hot region outshine one of the hottest, as a share of their number, up to 1; ()."""
+    if hot.sum() <= HOT_PIXELS:
+        return fused.sum() * 0
+    limits = torch.tensor([1 - HOT_SHARE, 1 - HOTTEST_SHARE], device=uptake.device)
+    region, hottest = torch.quantile(uptake[uptake > 0], limits)
+    peak, others = fused[uptake >= hottest], fused[(uptake >= region) & (uptake < hottest)]
+    lighter = torch.sigmoid((others[:, None] - peak) / STEP).sum(dim=0)
+    return torch.tanh(lighter / len(peak)).mean()
+
+
+#: What a config may charge for, by name: of each example, (N,), 0 or nearly so at best.
 CHARGES: dict[str, Callable[[Examples], Tensor]] = {
     "edges": edges,
     "artifacts": artifacts,
@@ -107,34 +129,50 @@ CHARGES: dict[str, Callable[[Examples], Tensor]] = {
     "maximum": maximum,
     "uptake": uptake,
     "order": order,
+    "peaks": peaks,
 }
+
+
+@dataclass(frozen=True)
+class Charges:
+    """What the pairs of a set are charged for.
+
+    Args:
+        weights: Weight of each of `CHARGES`.
+        free: As much of a charge as an example is not charged for.
+
+    Raises:
+        InputError: A charge is unknown, or none is given, or one is free in part that has no weight.
+    """
+
+    weights: dict[str, float]
+    free: dict[str, float]
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.weights if name not in CHARGES]
+        if unknown or not self.weights:
+            raise InputError(f"expected losses of {', '.join(CHARGES)}, found {', '.join(unknown) or 'none'}")
+        if unused := self.free.keys() - self.weights.keys():
+            raise InputError(
+                f"expected a weight for every loss that is free in part, found none for {', '.join(sorted(unused))}"
+            )
 
 
 class Fusing:
     """Fuse pairs, at the least charge.
 
     Args:
-        weights: Weight of each of `CHARGES`.
-        free: As much of a charge as an example is not charged for.
+        charges: Of every set of pairs, by its number.
         crop: Side of the crops, pixels.
         batch: Crops a batch.
-
-    Raises:
-        InputError: A charge is unknown, or none is given, or one is free in part that has no weight.
     """
 
-    def __init__(self, weights: dict[str, float], free: dict[str, float], crop: int, batch: int) -> None:
-        unknown = [name for name in weights if name not in CHARGES]
-        if unknown or not weights:
-            raise InputError(f"expected losses of {', '.join(CHARGES)}, found {', '.join(unknown) or 'none'}")
-        if unused := free.keys() - weights.keys():
-            raise InputError(
-                f"expected a weight for every loss that is free in part, found none for {', '.join(sorted(unused))}"
-            )
-        self.weights, self.free, self.crop, self.count = weights, free, crop, batch
+    def __init__(self, charges: Sequence[Charges], crop: int, batch: int) -> None:
+        self.charges, self.crop, self.count = charges, crop, batch
+        self.names = [name for name in CHARGES if any(name in one.weights for one in charges)]
 
     def batch(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Crops of pairs, (batch, 3, crop, crop), turned and mirrored; two fifths of either source with another gamma.
+        """Crops of pairs, (batch, 4, crop, crop), turned and mirrored; two fifths of either source with another gamma.
 
         The gamma is from 0.6 to 1.6: other windows, other scanners.
         """
@@ -149,32 +187,40 @@ class Fusing:
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """The weighted sum of the charges."""
-        structural, functional, hot = batch[0].chunk(3, dim=1)
+        structural, functional, hot, number = batch[0].chunk(4, dim=1)
         result = network(structural, functional).float()
         with torch.autocast(result.device.type, enabled=False):  # the measures are differences of large numbers
-            return self._charge(result, structural, functional, hot)
+            within = result.clamp(0, 1)
+            # A little of the slope is left beyond the range, so that what went there can come back.
+            examples = Examples(within + 0.01 * (result - within), structural, functional, hot)
+            charge: Tensor = BEYOND * (result - within).square().mean()
+            charge = charge + DARKER * (torch.minimum(structural, functional) - result).clamp(min=0).mean()
+            sets = self._charges_of(number)
+            return charge + torch.stack([_weighted(name, examples, sets).mean() for name in self.names]).sum()
 
-    def _charge(self, result: Tensor, structural: Tensor, functional: Tensor, hot: Tensor) -> Tensor:
-        within = result.clamp(0, 1)
-        # A little of the slope is left beyond the range, so that what went there can come back.
-        examples = Examples(within + 0.01 * (result - within), structural, functional, hot)
-        charge: Tensor = BEYOND * (result - within).square().mean()
-        charge = charge + DARKER * (torch.minimum(structural, functional) - result).clamp(min=0).mean()
-        return charge + torch.stack([self.weights[name] * self._due(name, examples) for name in self.weights]).sum()
-
-    def _due(self, name: str, examples: Examples) -> Tensor:
-        """What examples are charged for, on average."""
-        return (CHARGES[name](examples) - self.free.get(name, 0)).clamp(min=0).mean()
+    def _charges_of(self, number: Tensor) -> list[Charges]:
+        """The charges of each example, by the plane that has the number of its set."""
+        return [self.charges[int(one)] for one in number[:, 0, 0, 0].tolist()]
 
     @torch.no_grad()
     def validate(self, network: nn.Module, images: tuple[Tensor, ...]) -> dict[str, float]:
-        """What is due of each charge, the mean over whole images as they are; the score is minus their weighted sum."""
+        """What is due of each charge, weighted, mean over whole images as they are; minus their sum is the score."""
         network.eval()
         device = next(network.parameters()).device
-        charges = dict.fromkeys(self.weights, 0.0)
+        due = dict.fromkeys(self.names, 0.0)
         for image in images:
-            structural, functional, hot = image[None].to(device).chunk(3, dim=1)
+            structural, functional, hot, number = image[None].to(device).chunk(4, dim=1)
             examples = Examples(network(structural, functional).clamp(0, 1), structural, functional, hot)
-            for name in charges:
-                charges[name] += self._due(name, examples).item() / len(images)
-        return {"score": -sum(weight * charges[name] for name, weight in self.weights.items()), **charges}
+            sets = self._charges_of(number)
+            for name in due:
+                due[name] += _weighted(name, examples, sets).item() / len(images)
+        return {"score": -sum(due.values()), **due}
+
+
+def _weighted(name: str, examples: Examples, sets: list[Charges]) -> Tensor:
+    """What each example is charged for, (N,), by the charges of its set."""
+    weights, free = (
+        examples.fused.new_tensor([amounts.get(name, 0) for amounts in column])
+        for column in ([one.weights for one in sets], [one.free for one in sets])
+    )
+    return weights * (CHARGES[name](examples) - free).clamp(min=0)

@@ -25,9 +25,10 @@ HOT = (0.65, 0.85)
 
 @dataclass(frozen=True)
 class Images:
-    """Grey images or luminances, each (1, H, W) float32 in [0, 1], or pairs of them, (3, H, W).
+    """Grey images or luminances, each (1, H, W) float32 in [0, 1], or pairs of them, (4, H, W).
 
-    The third plane of a pair says how much of a hot spot each pixel is; it is 0 where there is no tracer.
+    The third plane of a pair says how much of a hot spot each pixel is, 0 where there is no tracer; the fourth has the
+    number of its set everywhere.
     """
 
     training: tuple[Tensor, ...]
@@ -74,7 +75,7 @@ def read_pairs(folder: Path, pairs: Iterable[PairSet], validation_cases: Iterabl
             validation case, or none is left for training.
     """
     split = _Split(folder, set(validation_cases), case)
-    for one in pairs:
+    for number, one in enumerate(pairs):
         structural, functional = (
             {path.stem: path for path in _sources(folder / name) if is_picture(path)}
             for name in (one.structural, one.functional)
@@ -91,7 +92,8 @@ def read_pairs(folder: Path, pairs: Iterable[PairSet], validation_cases: Iterabl
             if planes[0].shape != planes[1].shape:
                 raise InputError(f"expected two images of one size, found others for {name}")
             hot = hot_spots(planes[1]) if one.tracer else torch.zeros_like(planes[1])
-            split.add(structural[name], [torch.cat([*planes, hot])], one.times)
+            pair = torch.cat([*planes, hot, torch.full_like(hot, number)])
+            split.add(structural[name], [pair], one.times)
     return split.images()
 
 

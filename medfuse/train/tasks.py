@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medfuse.fusion.networks import FUSERS
 from medfuse.train.config import Config
-from medfuse.train.fusing import Fusing
+from medfuse.train.fusing import Charges, Fusing
 from medfuse.train.images import crops
 from medfuse.train.losses import to_losses
 from medfuse.train.similarity import Similarity
@@ -66,7 +66,8 @@ def task_of(config: Config, vgg: Path | None, device: torch.device | str) -> Tas
     if config.network == "siamese":
         return Similarity(config.crop, config.batch)
     if config.network in FUSERS:
-        return Fusing(config.losses, config.free, config.crop, config.batch)
+        charges = [Charges({**config.losses, **one.losses}, {**config.free, **one.free}) for one in config.pairs]
+        return Fusing(charges, config.crop, config.batch)
     return Reconstruction(config, vgg, device)
 
 
