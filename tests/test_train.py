@@ -16,13 +16,15 @@ import yaml
 from PIL import Image
 
 from medfuse.errors import InputError, OutputError, WeightsError
+from medfuse.fusion.methods import Method
 from medfuse.fusion.networks.dilran import Dilran
 from medfuse.fusion.weights import read_weights
 from medfuse.io.pictures import read_picture
 from medfuse.train import Config, read_config, train
-from medfuse.train.images import Images, case_of, crops, read_images
+from medfuse.train.fusing import Fusing
+from medfuse.train.images import Images, case_of, crops, read_images, read_pairs
 from medfuse.train.losses import gradient, l2
-from medfuse.train.tasks import psnr_of
+from medfuse.train.tasks import psnr_of, task_of
 
 SHIPPED_CONFIG = Path(str(resources.files("medfuse").joinpath("models", "dilran.yaml")))
 CONFIG = Config(
@@ -135,6 +137,39 @@ def test_it_goes_on_from_other_weights(data: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"cannot read absent\.safetensors"):
         train(CONFIG, data, tmp_path / "three", start=absent)
     assert not (tmp_path / "three").exists()
+
+
+def test_pairs_are_trained_on_and_every_set_has_its_own_charges(data: Path, tmp_path: Path) -> None:
+    keys = {name: value for name, value in shipped().items() if name != "sets"}
+    content = keys | {
+        "network": "duet",
+        "pairs": [
+            {"structural": "grey", "functional": "color", "tracer": True, "losses": {"order": 2.0, "peaks": 1.0}},
+            {"structural": "color", "functional": "grey", "times": 3, "losses": {"edges": 3.0}, "free": {"edges": 0.1}},
+        ],
+        "losses": {"edges": 1.0, "order": 0.5},
+        "free": {"edges": 0.2},
+        "validation_cases": ["7", "12"],
+        **{"crop": 32, "batch": 2, "steps": 3, "report_every": 3},
+    }
+    config = read_config(written(content, tmp_path / "duet.yaml"))
+    task = task_of(config, None, "cpu")
+    assert isinstance(task, Fusing)
+    assert [one.weights for one in task.charges] == [
+        {"edges": 1.0, "order": 2.0, "peaks": 1.0},
+        {"edges": 3.0, "order": 0.5},
+    ]
+    assert [one.free for one in task.charges] == [{"edges": 0.2}, {"edges": 0.1}]
+    images = read_pairs(data, config.pairs, config.validation_cases, config.case)
+    assert [image[3].unique().tolist() for image in images.training] == [[0], [0], *[[1]] * 6]
+    assert [bool(image[2].any()) for image in images.training] == [True, True, *[False] * 6]
+    first, last = read_picture(data / "grey" / "3001.png"), read_picture(data / "color" / "3002.png")
+    assert torch.equal(images.training[0][0], torch.from_numpy(first.luminance))
+    assert torch.equal(images.training[-1][0], torch.from_numpy(last.luminance))
+    figures = train(config, data, tmp_path / "out")
+    assert figures.keys() >= {"score", "edges", "order", "peaks"}
+    method = Method("duet", weights=tmp_path / "out" / "duet.safetensors")
+    assert method(torch.rand(1, 1, 20, 20), torch.rand(1, 1, 20, 20)).isfinite().all()
 
 
 def test_statistics_are_frozen_when_the_config_says(data: Path, tmp_path: Path) -> None:
