@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from medfuse import metrics
 from medfuse.errors import InputError
 from medfuse.fusion.networks import Duet
-from medfuse.train import measures
+from medfuse.train import fusing, measures
 from medfuse.train.fusing import CHARGES, Charges, Examples, Fusing
 from medfuse.train.images import hot_spots
 
@@ -169,8 +169,10 @@ def test_every_set_has_charges_of_its_own() -> None:
     assert mixed["score"] == pytest.approx(sum(one["score"] for one in alone) / 2)
 
 
-def test_peaks_by_hand() -> None:
+@pytest.mark.parametrize("most", [3, 512])
+def test_peaks_by_hand(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Sixteen of 1600 pixels are the hottest, 384 more the rest of the hot quarter."""
+    monkeypatch.setattr(fusing, "MOST_PEAKS", most)
     uptake = torch.linspace(0.01, 1, 1600).reshape(1, 1, 40, 40)
     uptake = uptake[..., torch.randperm(40, generator=torch.Generator().manual_seed(0))]
     hottest, quarter = uptake >= uptake.quantile(0.99), uptake >= uptake.quantile(0.75)
