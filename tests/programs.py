@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,13 @@ ORTHANC = ("Orthanc", "/usr/sbin/Orthanc", "orthanc")
 
 
 def external(*names: str) -> str:
-    """The path of a program; without it the test is skipped, saying so, but fails where CI is set."""
-    found = next(filter(None, map(shutil.which, names)), None)
+    """The path of a program; without it the test is skipped, saying so, but fails where CI is set.
+
+    What a virtual environment has of the name, such as pynetdicom's storescu, is not taken for it.
+    """
+    ours = None if sys.prefix == sys.base_prefix else str(Path(sys.executable).parent)
+    path = os.pathsep.join(folder for folder in os.get_exec_path() if folder != ours)
+    found = next(filter(None, (shutil.which(name, path=path) for name in names)), None)
     if found is None:
         (pytest.fail if "CI" in os.environ else pytest.skip)(f"{names[0]} is not installed")
     return str(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -21,6 +20,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from agreement import RAS_FROM_LPS, nifti_values
+from nodes import free_port
 from numpy.typing import NDArray
 from PIL import Image
 from programs import ORTHANC, dcm2niix, external
@@ -252,9 +252,7 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an Orthanc that listens here alone."""
     program = external(*ORTHANC)
     folder = tmp_path_factory.mktemp("orthanc")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = {
         **{
             "StorageDirectory": str(folder),

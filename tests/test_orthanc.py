@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 import requests
 import yaml
 from dicomweb_client import DICOMwebClient
+from nodes import free_port
 from programs import ORTHANC, external
 from pydicom import Dataset, dcmread
 
@@ -32,12 +32,6 @@ from medfuse.volume import Modality, Unit, Volume
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "orthanc"
 STUDY = Study(patient_id="ORTHANC-ID-77", patient_name="Zweistein^Oda", study_instance_uid="1.2.826.0.1.4711.1")
 SHIPPED = ["--aetitle", "STORESCU", "-aec", "ORTHANC"]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
