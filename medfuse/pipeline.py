@@ -125,7 +125,7 @@ def fuse(
                 {
                     "method": engine.method.name,
                     "strategy": engine.method.strategy,
-                    "weights_sha256": engine.method.weights_sha256,
+                    "weights_sha256": engine.method.weights_sha256(pair.functional.modality),
                     "precision": engine.method.precision,
                     "grid": _name_of(grid, functional.grid),
                     "structural": _described(structural, str(shown_structural.window), None),

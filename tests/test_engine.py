@@ -21,7 +21,7 @@ from medfuse.color import Window
 from medfuse.errors import WeightsError
 from medfuse.fusion import READY, Display, Engine, choose_device, display_of
 from medfuse.fusion.flight import Lane
-from medfuse.fusion.methods import METHODS, RULES
+from medfuse.fusion.methods import METHODS, RULES, Method
 from medfuse.fusion.networks import FUSERS, TRAINABLE
 from medfuse.fusion.settings import Setting
 from medfuse.fusion.strategies import STRATEGIES
@@ -76,6 +76,16 @@ def test_a_slice_does_not_care_where_in_the_volume_it_lies(dilran: Engine) -> No
     forward = dilran.fuse_planes(structural, functional)
     backward = dilran.fuse_planes(structural[::-1], functional[::-1])
     np.testing.assert_array_equal(backward[::-1], forward)
+
+
+@pytest.mark.parametrize("modality", [Modality.CT, Modality.PT, Modality.NM, Modality.OTHER])
+def test_a_method_is_told_the_modality_of_the_functional_scan(modality: Modality, device: str) -> None:
+    engine = Engine("duet", device=device)
+    structural, functional = random((2, 40, 36), 1), random((2, 40, 36), 2)
+    expected = Method("duet")(*(torch.from_numpy(one)[:, None] for one in (structural, functional)), modality)[:, 0]
+    fused = engine.fuse(Pair(grey(structural), grey(functional, modality)), UNIT_WINDOW, UNIT_WINDOW).array
+    np.testing.assert_allclose(fused, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(engine.fuse_planes(structural, functional, modality=modality), fused, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 7, 16])
@@ -360,10 +370,14 @@ def test_a_precision_that_is_not_there_is_refused(arguments: tuple[str, str], me
 def test_a_batch_goes_to_the_device_and_back(device: str) -> None:
     """Short batches are filled up, buffers are used again, and what was given back is not overwritten."""
     where = torch.device(device)
-    lane = Lane(torch.maximum, where, torch.cuda.Stream(where) if where.type == "cuda" else None)
+    lane = Lane(
+        lambda one, other, _: torch.maximum(one, other),
+        where,
+        torch.cuda.Stream(where) if where.type == "cuda" else None,
+    )
     planes = [random((3, 6, 7), seed) for seed in range(4)]
-    first = lane(planes[0], planes[1], 5)
-    second = lane(planes[2].astype(np.float64), planes[3], 3)
+    first = lane(planes[0], planes[1], 5, Modality.OTHER)
+    second = lane(planes[2].astype(np.float64), planes[3], 3, Modality.OTHER)
     np.testing.assert_array_equal(first, np.maximum(planes[0], planes[1]))
     np.testing.assert_array_equal(second, np.maximum(planes[2], planes[3]))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import resources
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from medfuse.fusion.methods import METHODS, READY, Method
 from medfuse.fusion.networks import FEATURES, FUSERS, NETWORKS, TRAINABLE
-from medfuse.fusion.weights import SHIPPED
+from medfuse.fusion.weights import BY_MODALITY, SHIPPED
+from medfuse.volume import Modality
 
 CHOICES = [(name, strategy) for name in READY for strategy in METHODS[name].strategies or (None,)]
 
@@ -74,15 +77,35 @@ def test_the_strategies_of_a_network_differ() -> None:
 def test_it_says_what_it_runs() -> None:
     assert Method("dilran").strategy == "nuclear"
     assert Method("dilran", "maximum").strategy == "maximum"
-    assert Method("dilran").weights_sha256 == SHIPPED["dilran"]
+    assert Method("dilran").weights_sha256() == SHIPPED["dilran"]
     assert Method("average").strategy is None
-    assert Method("average").weights_sha256 is None
+    assert Method("average").weights_sha256() is None
+
+
+def test_weights_are_those_of_the_modality_where_there_are_such() -> None:
+    method = Method("duet")
+    structural, functional = planes(1), planes(2)
+    fused = [method(structural, functional, modality) for modality in BY_MODALITY["duet"]]
+    assert all((one - other).abs().mean() > 0.001 for one, other in combinations(fused, 2))
+    for modality, name in BY_MODALITY["duet"].items():
+        assert method.weights_sha256(modality) == SHIPPED[name]
+    for modality in (Modality.MR, Modality.OTHER):
+        assert method.weights_sha256(modality) == SHIPPED["duet"]
+        assert torch.equal(method(structural, functional, modality), method(structural, functional))
+    other = Method("dilran")
+    assert torch.equal(other(structural, functional, Modality.CT), other(structural, functional))
+
+
+def test_weights_of_the_user_serve_every_modality() -> None:
+    method = Method("duet", weights=Path(str(resources.files("medfuse").joinpath("models", "duet-ct.safetensors"))))
+    assert {method.weights_sha256(modality) for modality in Modality} == {SHIPPED["duet-ct"]}
 
 
 def test_the_list_of_methods_is_whole() -> None:
     assert set(NETWORKS) < set(METHODS)
     assert {entry.network for entry in METHODS.values() if entry.network} == {*FUSERS, *NETWORKS, *FEATURES}
-    assert set(SHIPPED) == set(TRAINABLE)
+    own = {name for files in BY_MODALITY.values() for name in files.values()}
+    assert set(SHIPPED) == set(TRAINABLE) | own
     assert [name for name in METHODS if name not in READY] == ["zero-learning"]
     for entry in METHODS.values():
         assert entry.summary

@@ -17,12 +17,16 @@ from medfuse.errors import WeightsError
 from medfuse.fusion import weights as weights_module
 from medfuse.fusion.networks import TRAINABLE
 from medfuse.fusion.networks.dilran import PUBLISHED_NAMES, Dilran
-from medfuse.fusion.weights import SHIPPED, convert, read_weights, to_bytes
+from medfuse.fusion.weights import BY_MODALITY, SHIPPED, convert, read_weights, to_bytes
 from medfuse.io.pictures import read_picture
 from medfuse.train import read_config
 from medfuse.train.tasks import psnr_of
 
 MODELS = Path(str(resources.files("medfuse").joinpath("models")))
+#: By file of weights: whose they are.
+NETWORK = {name: name for name in SHIPPED} | {
+    name: network for network, files in BY_MODALITY.items() for name in files.values()
+}
 
 
 class Trap:
@@ -68,13 +72,13 @@ def assert_not_converted(message: str, path: Path) -> None:
 def test_the_shipped_file_has_the_hash_that_the_code_states(name: str) -> None:
     content = (MODELS / f"{name}.safetensors").read_bytes()
     assert hashlib.sha256(content).hexdigest() == SHIPPED[name]
-    assert read_weights(TRAINABLE[name](), name) == SHIPPED[name]
+    assert read_weights(TRAINABLE[NETWORK[name]](), name) == SHIPPED[name]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_model_card_and_a_training_stand_beside_the_shipped_file(name: str) -> None:
-    assert SHIPPED[name] in (MODELS / f"{name}.md").read_text(encoding="utf-8")
-    assert read_config(MODELS / f"{name}.yaml").network == name
+    assert SHIPPED[name] in (MODELS / f"{NETWORK[name]}.md").read_text(encoding="utf-8")
+    assert read_config(MODELS / f"{name}.yaml").network == NETWORK[name]
 
 
 def test_nothing_is_shipped_that_has_no_hash() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfuse.fusion import READY, Engine
+from medfuse.volume import Modality
 
 Planes = NDArray[np.float32]
 #: (structural, functional) to fused, each (N, H, W) float32 in [0, 1].
@@ -55,7 +57,7 @@ class Contender:
         return "".join("-" if sign in ' :@"*<>?\\/|' else sign for sign in self.name)
 
 
-def to_contenders(methods: str, device: str) -> list[Contender]:
+def to_contenders(methods: str, device: str, modality: Modality) -> list[Contender]:
     """The methods of a comma-separated list in its order, then all controls that are not in it.
 
     Args:
@@ -63,13 +65,14 @@ def to_contenders(methods: str, device: str) -> list[Contender]:
             safetensors file, of whose name the table shows the stem; "all" stands for every method that needs no
             weights of the user.
         device: As for `Engine`.
+        modality: Of the functional planes, as for `Engine.fuse_planes`.
 
     Raises:
         ValueError: A method, strategy or the device is unknown, or two words have one name.
         WeightsError: Weights cannot be used.
     """
     words = [name for name in READY if name not in CONTROLS] if methods == "all" else methods.split(",")
-    asked = [_to_contender(word.strip(), device) for word in words]
+    asked = [_to_contender(word.strip(), device, modality) for word in words]
     names = [contender.name for contender in asked]
     if twice := sorted({contender.name for contender in asked if names.count(contender.name) > 1}):
         raise ValueError(f"expected every method once, got {', '.join(twice)} again")
@@ -83,9 +86,9 @@ def weights_of(methods: str) -> list[Path]:
     return [Path(word.partition("@")[2].strip()) for word in methods.split(",") if "@" in word]
 
 
-def _to_contender(word: str, device: str) -> Contender:
+def _to_contender(word: str, device: str, modality: Modality) -> Contender:
     described, _, weights = word.partition("@")
     method, _, strategy = described.partition(":")
     engine = Engine(method, strategy or None, device, Path(weights) if weights else None)
     name = f"{described}@{Path(weights).stem}" if weights else described
-    return Contender(name, engine.fuse_planes, is_asked=True)
+    return Contender(name, partial(engine.fuse_planes, modality=modality), is_asked=True)

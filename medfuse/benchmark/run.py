@@ -21,6 +21,7 @@ from medfuse.benchmark.table import Table
 from medfuse.errors import GridMismatch, InputError, UnsupportedImage
 from medfuse.fusion import choose_device
 from medfuse.io.pictures import Picture, is_picture, read_picture, write_picture
+from medfuse.io.sidecar import modality_named, to_modality
 from medfuse.metrics import MEASURES, Convention
 from medfuse.output import check_target, whole
 
@@ -93,6 +94,7 @@ def run(
     *,
     structural: str,
     functional: str,
+    functional_modality: str | None = None,
     methods: str = "all",
     convention: Convention = "standard",
     device: str = "auto",
@@ -108,6 +110,7 @@ def run(
         folder: Holds two folders of 2-D images; same names, suffix aside, make a pair.
         structural: Name of the folder of structural images; of colour their luminance is taken.
         functional: Name of the folder of functional images, grey or in colour.
+        functional_modality: "pet", "spect", "ct" or "mr"; None for what the folder's name says.
         methods: Comma-separated `NAME[:STRATEGY][@WEIGHTS]`, or "all".
         convention: That of the measures: "standard" or "paper".
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -126,11 +129,12 @@ def run(
     """
     if convention not in MEASURES:
         raise ValueError(f"expected a convention of {', '.join(MEASURES)}, got {convention!r}")
+    modality = to_modality(functional_modality) if functional_modality else modality_named(functional)
     outputs = outputs or Outputs()
     inputs = (folder / structural, folder / functional, *weights_of(methods))
     outputs.check(overwrite=overwrite, inputs=inputs)
     chosen = choose_device(device)
-    contenders = to_contenders(methods, str(chosen))
+    contenders = to_contenders(methods, str(chosen), modality)
     pairs, left_out = find_pairs(folder, structural, functional, names, limit)
     colors = [pair.read()[1].chroma is not None for pair in pairs]  # what cannot be used is told now, not after an hour
     with ExitStack() as stack:

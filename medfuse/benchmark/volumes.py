@@ -73,7 +73,7 @@ def check_volumes(
         NoOverlap: No voxel of one volume lies inside the other.
         WeightsError: Weights cannot be used.
     """
-    contenders = to_contenders(methods, str(choose_device(device)))
+    contenders = to_contenders(methods, str(choose_device(device)), functional.modality)
     displays = (
         display_of(structural, functional=False, window=structural_window),
         display_of(functional, functional=True, window=window, palette=palette),

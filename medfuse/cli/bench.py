@@ -19,6 +19,9 @@ def bench(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of two folders of same-named 2-D images.")],
     structural: Annotated[str, typer.Option(help="The folder of structural images, for example mri.")],
     functional: Annotated[str, typer.Option(help="The folder of functional images, for example pet, spect or ct.")],
+    functional_modality: Annotated[
+        str | None, typer.Option(help="pet, spect, ct or mr, where the folder's name does not say.")
+    ] = None,
     methods: Annotated[
         str, typer.Option(help="all, or a list with commas: NAME, NAME:STRATEGY, NAME@WEIGHTS.safetensors.")
     ] = "all",
@@ -46,6 +49,7 @@ def bench(
             folder,
             structural=structural,
             functional=functional,
+            functional_modality=functional_modality,
             methods=methods,
             convention=cast("Convention", convention),
             device=device,

@@ -111,7 +111,7 @@ class Engine:
             with stage("colour"):
                 fused[slices] = result if chroma is None else rgb_with_luminance(result, chroma)
 
-        self._fly(grid.shape, load, store, progress=progress)
+        self._fly(grid.shape, load, store, pair.functional.modality, progress=progress)
         return Volume(
             fused,
             grid,
@@ -121,7 +121,11 @@ class Engine:
         )
 
     def fuse_planes(
-        self, structural: NDArray[np.floating[Any]], functional: NDArray[np.floating[Any]], batch: int | None = None
+        self,
+        structural: NDArray[np.floating[Any]],
+        functional: NDArray[np.floating[Any]],
+        batch: int | None = None,
+        modality: Modality = Modality.OTHER,
     ) -> NDArray[np.float32]:
         """Fuse luminances, (N, H, W) in [0, 1] both, into one of the same form, float32.
 
@@ -129,6 +133,7 @@ class Engine:
             structural: The structural planes.
             functional: The functional planes.
             batch: Planes at a time; None leaves it to the engine. A last batch that is short is filled up.
+            modality: Of the functional planes, for methods that have weights of their own for some.
 
         Raises:
             ValueError: A plane needs more than `memory_mib`.
@@ -141,7 +146,7 @@ class Engine:
         def store(slices: slice, result: NDArray[np.float32], _: None) -> None:
             fused[slices] = result
 
-        self._fly(structural.shape, load, store, batch)
+        self._fly(structural.shape, load, store, modality, batch)
         return fused
 
     def _fly(
@@ -149,6 +154,7 @@ class Engine:
         shape: tuple[int, ...],
         load: Load,
         store: Store,
+        modality: Modality,
         batch: int | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -164,7 +170,7 @@ class Engine:
             with stage("network"):
                 lane = lanes.get()
                 try:
-                    result = lane(structural, functional, batch)
+                    result = lane(structural, functional, batch, modality)
                 finally:
                     lanes.put(lane)
             store(slices, result, kept)

@@ -14,8 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medfuse.volume import Modality
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+#: (structural, functional, modality of the functional one) to fused.
+Fuse = Callable[[Tensor, Tensor, Modality], Tensor]
 
 
 class Lane:
@@ -25,14 +29,14 @@ class Lane:
     all lanes compute in one stream, one after the other, so that they may share what a method keeps on the device.
 
     Args:
-        method: Takes two batches (N, 1, H, W) on the device, gives one.
+        method: Takes two batches (N, 1, H, W) on the device, and the modality of the second, gives one.
         device: Where it runs.
         computing: The stream in which it computes; None but on CUDA.
     """
 
     def __init__(
         self,
-        method: Callable[[Tensor, Tensor], Tensor],
+        method: Fuse,
         device: torch.device,
         computing: torch.cuda.Stream | None = None,
     ) -> None:
@@ -43,7 +47,11 @@ class Lane:
         self._buffer = torch.empty(0)
 
     def __call__(
-        self, structural: NDArray[np.floating[Any]], functional: NDArray[np.floating[Any]], batch: int
+        self,
+        structural: NDArray[np.floating[Any]],
+        functional: NDArray[np.floating[Any]],
+        batch: int,
+        modality: Modality,
     ) -> NDArray[np.float32]:
         """Fuse planes, (N, H, W) both; where they are fewer than a batch, black ones fill it up."""
         count, *plane = structural.shape
@@ -55,7 +63,7 @@ class Lane:
             there = host[:2].to(self.device, non_blocking=True)
         _after(self.copying, self.computing)
         with _through(self.computing):
-            fused = self.method(there[0], there[1])
+            fused = self.method(there[0], there[1], modality)
         _after(self.computing, self.copying)
         with _through(self.copying):
             host[2].copy_(fused, non_blocking=True)
@@ -69,13 +77,13 @@ class Lane:
         return self._buffer
 
 
-def in_turn(method: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+def in_turn(method: Fuse) -> Fuse:
     """A method that several lanes may call, one at a time: what it holds while it computes is there once."""
     turn = threading.Lock()
 
-    def wait_and_run(structural: Tensor, functional: Tensor) -> Tensor:
+    def wait_and_run(structural: Tensor, functional: Tensor, modality: Modality) -> Tensor:
         with turn:
-            return method(structural, functional)
+            return method(structural, functional, modality)
 
     return wait_and_run
 

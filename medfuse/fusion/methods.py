@@ -1,6 +1,7 @@
-"""Every way to make one luminance of two, behind one call: `method(structural, functional) -> fused`.
+"""Every way to make one luminance of two, behind one call: `method(structural, functional, modality) -> fused`.
 
-Tensors are (N, 1, H, W) float32 in [0, 1]; a slice's result does not depend on the others in its batch.
+Tensors are (N, 1, H, W) float32 in [0, 1]; a slice's result does not depend on the others in its batch. The modality is
+that of the functional images, for methods that have weights of their own for some.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from medfuse.fusion.networks import COMPILED, FEATURES, FUSERS, NETWORKS
+from medfuse.fusion.networks import COMPILED, FEATURES, FUSERS, NETWORKS, AutoEncoder
 from medfuse.fusion.networks.collapsed import channels_last
 from medfuse.fusion.rules import ShearletCnn, ZeroLearning, guided_filter_fusion, laplacian_pyramid
 from medfuse.fusion.strategies import STRATEGIES
-from medfuse.fusion.weights import SHIPPED, read_weights
+from medfuse.fusion.weights import BY_MODALITY, SHIPPED, read_weights
+from medfuse.volume import Modality
 
 #: The arithmetic of a network, by the name that `--precision` takes.
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 #: (structural, functional) to fused.
 Rule = Callable[[Tensor, Tensor], Tensor]
+#: A rule, and the SHA-256 of the weights it was made with.
+Prepared = tuple[Rule, str | None]
 
 
 @dataclass(frozen=True)
@@ -112,16 +116,13 @@ class Method:
     Args:
         name: A key of `METHODS`.
         strategy: One of the method's strategies; None for its default.
-        weights: A safetensors file in place of the shipped weights.
+        weights: A safetensors file in place of the shipped weights, for every modality.
         device: Where to run.
         precision: How a network that fuses by itself computes: "float32" exactly; "tf32" with products of float32 in
             TensorFloat-32, on CUDA; "bfloat16" with images and features in it. Other methods know float32 alone.
             Of the default strategies bfloat16 is off by 0.0066 of [0, 1] at most and 0.0012 on average (measured on
             pictures of bodies and on noise, against float64); MSDRA's, by 0.081 and 0.0019: it divides by what may
             nearly cancel.
-
-    Attributes:
-        weights_sha256: Hash of the weights in use, or None for a method that has none.
 
     Raises:
         ValueError: No such method, strategy or precision, or weights for a method that has none.
@@ -148,24 +149,38 @@ class Method:
         self.name = name
         self.strategy = strategy or (offered[0] if offered else None)
         self.precision = precision
-        self.weights_sha256: str | None = None
-        self._run = RULES[name] if name in RULES else self._prepared(METHODS[name].network or "", weights, device)
+        network = METHODS[name].network
+        self._usual: Prepared = self._prepared(network, network, weights, device) if network else (RULES[name], None)
+        own = BY_MODALITY.get(network or "", {}) if weights is None else {}
+        self._own = {modality: self._prepared(network or "", file, None, device) for modality, file in own.items()}
 
-    def __call__(self, structural: Tensor, functional: Tensor) -> Tensor:
+    def __call__(self, structural: Tensor, functional: Tensor, modality: Modality = Modality.OTHER) -> Tensor:
         """Fuse two batches (N, 1, H, W) in [0, 1] into one, clamped to [0, 1]."""
+        run, _ = self._own.get(modality, self._usual)
         with torch.inference_mode():
-            return self._run(structural, functional).clamp(0, 1)
+            return run(structural, functional).clamp(0, 1)
 
-    def _prepared(self, network: str, weights: Path | None, device: torch.device | str) -> Rule:
-        """The rule of a method that has a network, with its weights read."""
+    def weights_sha256(self, modality: Modality = Modality.OTHER) -> str | None:
+        """Hash of the weights in use for functional images of a modality, or None for a method that has none."""
+        return self._own.get(modality, self._usual)[1]
+
+    def _prepared(self, network: str, file: str, weights: Path | None, device: torch.device | str) -> Prepared:
+        """The rule of a method that has a network, with its weights read: the shipped ones of that name, or others."""
         if network in FEATURES:
             features = FEATURES[network]()
-            self.weights_sha256 = read_weights(features, network, weights)
-            return FEATURE_RULES[self.name](features.eval().to(device))
+            digest = read_weights(features, file, weights)
+            return FEATURE_RULES[self.name](features.eval().to(device)), digest
         if network in FUSERS:
-            return self._fuser(network, weights, device)
+            fuser = FUSERS[network]()
+            digest = read_weights(fuser, file, weights)
+            return self._fuser(fuser, device), digest
         module = NETWORKS[network]()
-        self.weights_sha256 = read_weights(module, network, weights)
+        digest = read_weights(module, file, weights)
+        return self._merging(module, device), digest
+
+    def _merging(self, module: AutoEncoder, device: torch.device | str) -> Rule:
+        """The rule of a network whose features are merged."""
+        network = METHODS[self.name].network or ""
         decoder = COMPILED[network](module.eval()).eval().to(device)
         encoder, dtype = decoder, torch.float32
         if self.precision == "bfloat16":
@@ -181,10 +196,8 @@ class Method:
 
         return fuse
 
-    def _fuser(self, network: str, weights: Path | None, device: torch.device | str) -> Rule:
+    def _fuser(self, module: nn.Module, device: torch.device | str) -> Rule:
         """The rule that a network is by itself."""
-        module = FUSERS[network]()
-        self.weights_sha256 = read_weights(module, network, weights)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         module = module.eval().to(device, dtype)
         channels_last(module)

@@ -18,16 +18,23 @@ from torch import Tensor, nn
 
 from medfuse.errors import WeightsError
 from medfuse.fusion.networks import FEATURES, NETWORKS, dilran, msdra, msrpan, vgg
+from medfuse.volume import Modality
 
 #: SHA-256 of each file of weights in medfuse/models.
 SHIPPED = {
     "duet": "8db1a7c18bbe92a6600abbced536ac7f1c731bce851054d360a280b1fef0b663",
+    "duet-ct": "88c651e8ab6f874fa7611afec1045311d58f4fca84342861eacbff1dff358784",
+    "duet-pet": "808cc4113d5f6c8cd095f6fde8bf136863a5eb3a2675948776c9f8ae643d31da",
+    "duet-spect": "f623e1a20f039e3aafceba8dcc10676897a4e5ba5d9000fb0d3a24b4543f18e0",
     "dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64",
     "eh-dran": "c5c2c53ed9159e3a3dc0ea8f43139048a334dffbbe62615ac2300339ee09cf52",
     "msrpan": "c22f1b351368b0b4e3ba46036c915184afb44a703a5e2a32a97b102b4cf04b60",
     "msdra": "fdb5dc9f9504d910fe6db942ed6a85b3f3e8ed288db67564d100d04dc01ea979",
     "siamese": "ccf8606190e565493d23c1db9ce32326ce6ce7dafcda63689cade9a3951ad363",
 }
+
+#: The shipped weights for functional images of one modality, of networks that have such beside those for all.
+BY_MODALITY = {"duet": {Modality.CT: "duet-ct", Modality.PT: "duet-pet", Modality.NM: "duet-spect"}}
 
 #: Weights smaller than this are read as 0. They leave no trace in float32, but products of two of them are subnormal
 #: numbers, with which a CPU computes some thirty times more slowly; the published weights of MSRPAN are full of them.
@@ -51,7 +58,7 @@ def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str
 
     Args:
         network: The module to fill; every tensor must be there, with its shape, and no other.
-        name: The network's name, which chooses the shipped file.
+        name: The name of the shipped file: the network's, or one of `BY_MODALITY`.
         path: A safetensors file to use instead.
 
     Raises:

@@ -70,6 +70,16 @@ def to_modality(name: Modality | str) -> Modality:
     return _MODALITIES[name.strip().lower()]
 
 
+def modality_named(name: str) -> Modality:
+    """The modality that the words of a name agree on; OTHER where they name none, or several (t1_in_pet).
+
+    >>> modality_named("SPECT-Tc").value
+    'NM'
+    """
+    named = {_MODALITIES[word] for word in re.split(r"[^a-z0-9]+", name.lower()) if word in _MODALITIES}
+    return named.pop() if len(named) == 1 else Modality.OTHER
+
+
 def sidecar_path(path: Path) -> Path:
     """Where the sidecar of an image file lies.
 
@@ -91,7 +101,7 @@ def meaning_of(path: Path, modality: Modality | None = None) -> Meaning:
     """What the numbers of a file mean: as the argument, else its sidecar, else the words of its name say.
 
     Args:
-        path: The image file. In its name, words that disagree (t1_in_pet.nii) count as none.
+        path: The image file, whose name is read as by `modality_named`.
         modality: Overrides the rest.
 
     Raises:
@@ -99,14 +109,13 @@ def meaning_of(path: Path, modality: Modality | None = None) -> Meaning:
     """
     notes = _read_notes(sidecar_path(path))
     stated = _MODALITIES.get(str(notes.get("Modality", "")).lower())
-    name_words = re.split(r"[^a-z0-9]+", _stem(path).lower())
-    named = {_MODALITIES[word] for word in name_words if word in _MODALITIES}
+    named = modality_named(_stem(path))
     if modality:
         found, told_by = modality, "argument"
     elif stated:
         found, told_by = stated, "sidecar"
-    elif len(named) == 1:
-        found, told_by = named.pop(), "file name"
+    elif named is not Modality.OTHER:
+        found, told_by = named, "file name"
     else:
         found, told_by = Modality.OTHER, "nothing"
     unit = Unit.HU if found is Modality.CT else Unit.ARBITRARY
