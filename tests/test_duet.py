@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medfuse.fusion.methods import Method
 from medfuse.fusion.networks.duet import LEAST, Duet, disagreement
+from medfuse.volume import Modality
 
 
 def planes(seed: int, size: tuple[int, int] = (40, 44), count: int = 2) -> Tensor:
@@ -123,20 +124,21 @@ def test_real_pairs(shared: Path) -> None:
     from medfuse.io.pictures import read_picture
     from medfuse.metrics import score
 
-    for folder, functional, name in (
-        ("ct-mri", "ct", "28016"),
-        ("pet-mri", "pet", "30078"),
-        ("spect-mri", "spect", "15013"),
+    for folder, functional, name, modality in (
+        ("ct-mri", "ct", "28016", Modality.CT),
+        ("pet-mri", "pet", "30078", Modality.PT),
+        ("spect-mri", "spect", "15013", Modality.NM),
     ):
         path = shared / "wba" / folder
         sources = [
             torch.from_numpy(read_picture(path / one / f"{name}.png").luminance)[None, None]
             for one in ("mri", functional)
         ]
-        ours, largest = (
-            score((255 * Method(method)(*sources)).round() / 255, *sources, names=("Q_AB/F", "VIF", "N_AB/F"))
-            for method in ("duet", "maximum")
+        largest, for_all, ours = (
+            score((255 * Method(method)(*sources, said)).round() / 255, *sources, names=("Q_AB/F", "VIF", "N_AB/F"))
+            for method, said in (("maximum", modality), ("duet", Modality.OTHER), ("duet", modality))
         )
-        for measure in ("Q_AB/F", "VIF"):
-            assert ours[measure].value.item() > largest[measure].value.item()
-        assert ours["N_AB/F"].value.item() < 0.05
+        for card in (for_all, ours):
+            for measure in ("Q_AB/F", "VIF"):
+                assert card[measure].value.item() > largest[measure].value.item()
+            assert card["N_AB/F"].value.item() < 0.05
