@@ -398,7 +398,7 @@ def test_windows_and_palettes_reach_the_picture(medfuse: Command, scans: Path) -
 def test_the_network_is_the_default_and_its_weights_can_be_given(medfuse: Command, scans: Path) -> None:
     from importlib import resources
 
-    shipped = resources.files("medfuse") / "models" / "duet.safetensors"
+    shipped = resources.files("medfuse") / "models" / "duet-pet.safetensors"
     pair = ("fuse", scans / "study/mr", scans / "study/pet", "--device", "cpu", "--json")
     default = medfuse(*pair, "-o", "a.nii").json
     assert (default["fuse"]["method"], default["fuse"]["strategy"]) == ("duet", None)
