@@ -167,7 +167,7 @@ def in_thread(run: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        thread.join(timeout=60)
+        thread.join(timeout=300)
         assert not thread.is_alive()
 
 
