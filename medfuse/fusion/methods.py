@@ -176,11 +176,10 @@ class Method:
             return self._fuser(fuser, device), digest
         module = NETWORKS[network]()
         digest = read_weights(module, file, weights)
-        return self._merging(module, device), digest
+        return self._merging(network, module, device), digest
 
-    def _merging(self, module: AutoEncoder, device: torch.device | str) -> Rule:
+    def _merging(self, network: str, module: AutoEncoder, device: torch.device | str) -> Rule:
         """The rule of a network whose features are merged."""
-        network = METHODS[self.name].network or ""
         decoder = COMPILED[network](module.eval()).eval().to(device)
         encoder, dtype = decoder, torch.float32
         if self.precision == "bfloat16":
