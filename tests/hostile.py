@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from pydicom import Dataset
@@ -50,16 +51,16 @@ def place_images() -> None:
     """Let every header that is read say where its image lies."""
     from medfuse.io import dicom_header
 
-    reader = dicom_header.read_dataset
+    reader = dicom_header.read_open
 
-    def read_placed(path: Path, **options: object) -> Dataset:
-        dataset = reader(path, **options)
+    def read_placed(file: BinaryIO, name: str, **options: object) -> Dataset:
+        dataset = reader(file, name, **options)
         for keyword, value in PLACE.items():
             if keyword not in dataset:
                 setattr(dataset, keyword, value)
         return dataset
 
-    dicom_header.read_dataset = read_placed
+    dicom_header.read_open = read_placed
 
 
 def limit_memory() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -134,13 +133,11 @@ def test_a_file_without_preamble_is_dicom_too(ct_series: Path) -> None:
     assert plan(found_in(ct_series)[0]).stack.grid.shape == (5, 7, 9)
 
 
-def test_a_thousand_files_are_listed_in_five_seconds(oblique_grid: Grid, tmp_path: Path) -> None:
+def test_a_thousand_files_are_one_series(oblique_grid: Grid, tmp_path: Path) -> None:
     grid = Grid.from_axes((1000, 4, 4), (0, 0, 0), (1, 1, 1), oblique_grid.direction, "1.2.3")
     array = np.zeros(grid.shape, np.float32)
     write_series(Volume(array, grid, Modality.CT, Unit.HU), tmp_path, description="CT", number=1)
-    began = time.monotonic()
     (info,) = inspect(tmp_path).series
-    assert time.monotonic() - began < 5
     assert (info.files, info.shape, info.usable) == (1000, (1000, 4, 4), True)
 
 

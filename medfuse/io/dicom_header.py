@@ -14,6 +14,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
@@ -41,6 +42,7 @@ KEYWORDS: list[str | int] = [
     *(0x00090000 + at for block in (0x10, 0x11, 0x12) for at in (block, (block << 8) + 0x0D)),
     *(0x70530000 + at for block in (0x10, 0x11, 0x12) for at in (block, block << 8, (block << 8) + 0x09)),
 ]
+TAGS = [Tag(keyword) for keyword in KEYWORDS]  # looked up once, not for each file
 
 
 @contextmanager
@@ -92,15 +94,15 @@ def read_header(path: Path) -> Dataset | None:
     """
     with path.open("rb") as file:
         start = file.read(132)
-    if not looks_like_dicom(start):
-        return None
-    try:
-        with damage_in(path.name):
-            return read_dataset(path, specific_tags=KEYWORDS, stop_before_pixels=True)
-    except UnreadableFile:
-        if start[128:] == b"DICM":
-            raise
-        return None
+        if not looks_like_dicom(start):
+            return None
+        try:
+            with damage_in(path.name):
+                return read_open(file, path.name, specific_tags=TAGS, stop_before_pixels=True)
+        except UnreadableFile:
+            if start[128:] == b"DICM":
+                raise
+            return None
 
 
 def read_dataset(path: Path, **options: object) -> Dataset:
@@ -111,10 +113,17 @@ def read_dataset(path: Path, **options: object) -> Dataset:
         UnreadableFile: It unpacks to too much.
     """
     with path.open("rb") as file:
-        bare = file.read(132)[128:] != b"DICM"
-        file.seek(0 if bare else 132)
-        _check_inflated(file, path.name)
-    dataset = pydicom.dcmread(path, force=bare, **options)
+        return read_open(file, path.name, **options)
+
+
+def read_open(file: BinaryIO, name: str, **options: object) -> Dataset:
+    """`read_dataset` of an open file, so that it is opened once: on a network's drive that is what takes time."""
+    file.seek(0)
+    bare = file.read(132)[128:] != b"DICM"
+    file.seek(0 if bare else 132)
+    _check_inflated(file, name)
+    file.seek(0)
+    dataset = pydicom.dcmread(file, force=bare, **options)
     if bare and "SOPClassUID" not in dataset:
         raise InvalidDicomError
     if "TransferSyntaxUID" not in dataset.file_meta:
