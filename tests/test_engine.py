@@ -319,7 +319,7 @@ def exact_result(method: str, *planes: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("method", "most"), [("duet", 0.05), ("dilran", 0.01), ("eh-dran", 0.01), ("msrpan", 0.01), ("msdra", 0.12)]
+    ("method", "most"), [("duet", 0.08), ("dilran", 0.01), ("eh-dran", 0.01), ("msrpan", 0.01), ("msdra", 0.12)]
 )
 def test_bfloat16_errs_by_what_is_stated(method: str, most: float, device: str) -> None:
     """Against the plain network in float64."""
