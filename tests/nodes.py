@@ -160,15 +160,18 @@ def wait_for(what: Callable[[], Any], seconds: float = 20) -> Any:
 
 
 @contextmanager
-def in_thread(run: Callable[[], None]) -> Iterator[None]:
-    """Run something beside the block, and wait for it at the end."""
-    thread = threading.Thread(target=run, daemon=True)
+def in_thread(run: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run something beside the block and wait for it at the end; when its event is set, it is to stop at once."""
+    over = threading.Event()
+    thread = threading.Thread(target=run, args=(over,), daemon=True)
     thread.start()
     try:
         yield
-    finally:
         thread.join(timeout=300)
         assert not thread.is_alive()
+    finally:
+        over.set()
+        thread.join(timeout=60)
 
 
 def free_port() -> int:

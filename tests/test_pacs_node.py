@@ -301,15 +301,15 @@ def test_killed_at_any_moment_nothing_is_lost_or_sent_twice(tmp_path: Path) -> N
         mortal.stdin.flush()
         return int(mortal.stdout.readline())
 
-    def has_come_to(count: int) -> bool:
-        return killed >= count
+    def may_go_on(count: int, over: threading.Event) -> bool:
+        return killed >= count or over.is_set()
 
-    def send_all() -> None:
+    def send_all(over: threading.Event) -> None:
         """Every study, until each of its instances has been accepted; spread over the kills."""
         for study in range(STUDIES):
-            wait_for(partial(has_come_to, min(study * 2, KILLS - 5)), 120)
+            wait_for(partial(may_go_on, min(study * 2, KILLS - 5), over), 120)
             left = [instance(tmp_path, f"study{study}", number) for number in range(INSTANCES)]
-            while left:
+            while left and not over.is_set():
                 try:
                     for path in send(list(left), Destination("us", "MEDFUSE", "127.0.0.1", port)):
                         left.remove(path)
