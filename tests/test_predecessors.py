@@ -24,22 +24,33 @@ def luminance(shared: Path, kind: str, pair: str) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image.convert("L"), np.float32) / 255)[None, None]
 
 
+def difference(shared: Path, name: str, statistics: str, pair: str, dtype: torch.dtype) -> np.ndarray:
+    """Between what ours computes and what was published, (H, W)."""
+    folder = shared / "reference-networks"
+    published = np.load(folder / f"{name}{'_running_statistics' if statistics == 'running' else ''}.npz")
+    network = NETWORKS[name]()
+    network.load_state_dict(convert(name, folder / f"{name}_published.safetensors"), strict=False)
+    network.to(dtype).train(statistics == "batch")
+    functional, structural = pair.partition("_")[0].split("-")
+    with torch.inference_mode():
+        features = [network.encode(luminance(shared, kind, pair).to(dtype)) for kind in (structural, functional)]
+        fused = network.decode(STRATEGIES[DEFAULTS[name]](*features))[0, 0].numpy()
+    return np.abs(fused - published[pair])
+
+
 @pytest.mark.parametrize("statistics", ["running", "batch"])
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_published_outputs_are_reproduced(shared: Path, name: str, statistics: str) -> None:
-    folder = shared / "reference-networks"
-    published = np.load(folder / f"{name}{'_running_statistics' if statistics == 'running' else ''}.npz")
     for pair in PAIRS:
-        network = NETWORKS[name]()
-        network.load_state_dict(convert(name, folder / f"{name}_published.safetensors"), strict=False)
-        network.train(statistics == "batch")
-        functional, structural = pair.split("_")[0].split("-")
-        with torch.inference_mode():
-            features = [network.encode(luminance(shared, kind, pair)) for kind in (structural, functional)]
-            fused = network.decode(STRATEGIES[DEFAULTS[name]](*features))[0, 0].numpy()
-        off = np.abs(fused - published[pair]) > 1e-4
-        # MSDRA's rule divides by what may nearly cancel: single pixels follow a CPU's own rounding.
-        assert off.mean() <= (0.002 if name == "msdra" else 0)
+        off = difference(shared, name, statistics, pair, torch.float32)
+        if name == "msdra" and off.max() > 1e-4:
+            # Its rule divides by what may nearly cancel, where every CPU rounds differently, the one of the published
+            # numbers, too. In float64 ours does not: what is left is theirs.
+            off = difference(shared, name, statistics, pair, torch.float64)
+            assert (off > 1e-4).sum() <= 50  # pixels of 65,536
+            assert off.max() < 0.02
+        else:
+            assert off.max() <= 1e-4
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
