@@ -117,7 +117,7 @@ def read_dataset(path: Path, **options: object) -> Dataset:
 
 
 def read_open(file: BinaryIO, name: str, **options: object) -> Dataset:
-    """`read_dataset` of an open file, so that it is opened once: on a network's drive that is what takes time."""
+    """`read_dataset` of an open file, for who has begun to read it."""
     file.seek(0)
     bare = file.read(132)[128:] != b"DICM"
     file.seek(0 if bare else 132)
