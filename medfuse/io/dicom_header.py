@@ -22,27 +22,37 @@ from medfuse.errors import MedfuseError, MissingAttribute, UnreadableFile
 from medfuse.io import limits
 from medfuse.io.deflate import BARE, inflated
 
-#: What is read of every file before one series is chosen. No patient's name leaves this package.
-KEYWORDS: list[str | int] = [
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName"),
-    *("Modality", "ImageType", "SeriesNumber", "SeriesDescription", "Units", "SUVType", "FrameOfReferenceUID"),
-    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"),
-    *("RescaleType", "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *("RealWorldValueMappingSequence", "SliceThickness", "SpacingBetweenSlices", "DetectorInformationSequence"),
-    *("FrameIncrementPointer", "SliceVector", "InstanceNumber", "AcquisitionNumber", "EchoTime", "EchoNumbers"),
-    *("ComplexImageComponent", "DiffusionBValue", "DiffusionGradientOrientation", "InversionTime", "FlipAngle"),
-    *("ConvolutionKernel", "KVP", "SequenceName", "TemporalPositionIdentifier", "TriggerTime", "FrameReferenceTime"),
-    *("AcquisitionTime", "ContentTime", "DimensionIndexSequence", "Manufacturer", "ContentLabel"),
-    *(0x00290010, 0x00291010),  # Siemens CSA header, which describes mosaics
-    *("PixelRepresentation", "BitsStored", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("DecayCorrection", "CorrectedImage", "DecayFactor", "ActualFrameDuration", "SeriesDate", "SeriesTime"),
-    *("AcquisitionDate", "TimezoneOffsetFromUTC", "PatientWeight", "RadiopharmaceuticalInformationSequence"),
-    # GE's and Philips' PET elements (`dicom_suv`), in the first blocks that their creators may have reserved
-    *(0x00090000 + at for block in (0x10, 0x11, 0x12) for at in (block, (block << 8) + 0x0D)),
-    *(0x70530000 + at for block in (0x10, 0x11, 0x12) for at in (block, block << 8, (block << 8) + 0x09)),
+#: What is read of every file before one series is chosen, as tags: pydicom would look keywords up anew for each file.
+#: No patient's name leaves this package.
+KEYWORDS = [
+    Tag(one)
+    for one in (
+        *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName"),
+        *("Modality", "ImageType", "SeriesNumber", "SeriesDescription", "Units", "SUVType", "FrameOfReferenceUID"),
+        *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation"),
+        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"),
+        *("RescaleType", "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+        *("RealWorldValueMappingSequence", "SliceThickness", "SpacingBetweenSlices", "DetectorInformationSequence"),
+        *("FrameIncrementPointer", "SliceVector", "InstanceNumber", "AcquisitionNumber", "EchoTime", "EchoNumbers"),
+        *("ComplexImageComponent", "DiffusionBValue", "DiffusionGradientOrientation", "InversionTime", "FlipAngle"),
+        *("ConvolutionKernel", "KVP", "SequenceName", "TemporalPositionIdentifier", "TriggerTime"),
+        *(
+            "FrameReferenceTime",
+            "AcquisitionTime",
+            "ContentTime",
+            "DimensionIndexSequence",
+            "Manufacturer",
+            "ContentLabel",
+        ),
+        *(0x00290010, 0x00291010),  # Siemens CSA header, which describes mosaics
+        *("PixelRepresentation", "BitsStored", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+        *("DecayCorrection", "CorrectedImage", "DecayFactor", "ActualFrameDuration", "SeriesDate", "SeriesTime"),
+        *("AcquisitionDate", "TimezoneOffsetFromUTC", "PatientWeight", "RadiopharmaceuticalInformationSequence"),
+        # GE's and Philips' PET elements (`dicom_suv`), in the first blocks that their creators may have reserved
+        *(0x00090000 + at for block in (0x10, 0x11, 0x12) for at in (block, (block << 8) + 0x0D)),
+        *(0x70530000 + at for block in (0x10, 0x11, 0x12) for at in (block, block << 8, (block << 8) + 0x09)),
+    )
 ]
-TAGS = [Tag(keyword) for keyword in KEYWORDS]  # looked up once, not for each file
 
 
 @contextmanager
@@ -98,7 +108,7 @@ def read_header(path: Path) -> Dataset | None:
             return None
         try:
             with damage_in(path.name):
-                return read_open(file, path.name, specific_tags=TAGS, stop_before_pixels=True)
+                return read_open(file, path.name, specific_tags=KEYWORDS, stop_before_pixels=True)
         except UnreadableFile:
             if start[128:] == b"DICM":
                 raise
