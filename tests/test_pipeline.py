@@ -524,14 +524,11 @@ def image_of(folder: Path) -> sitk.Image:
     return reader.Execute()
 
 
-def assert_same_picture(one: Volume, other: Volume) -> None:
-    """Alike to 1/255, but where rounding chose the next of a palette's 256 colours.
-
-    Those are up to 4/255 apart; 5/255 were seen after the network.
-    """
+def assert_same_picture(one: Volume, other: Volume, most: int = 4) -> None:
+    """Alike to 1/255, but where rounding chose the next of a palette's 256 colours: those are up to 4/255 apart."""
     levels = 1 if one.is_color else 255
     difference = np.abs(one.array.astype(float) - other.array.astype(float)) * levels
-    assert difference.max() <= 5
+    assert difference.max() <= most
     assert (difference > 1.001).mean() < 1e-4
 
 
@@ -572,7 +569,7 @@ def test_a_sarcoma_patient_by_default_options_from_dicom_and_from_nifti(shared: 
     copies = [shared / "ibsi-sts" / "nifti" / "STS_051" / f"{scan}_image.nii.gz" for scan in ("MR_T1", "PET")]
     from_nifti = fuse(*copies)
     assert from_nifti.history[0].parameters["reason"].startswith("header, f")
-    assert_same_picture(fused, from_nifti)
+    assert_same_picture(fused, from_nifti, most=5)  # the network makes some of these colours lighter
 
 
 @pytest.mark.filterwarnings("ignore:.*unit of length:medfuse.errors.MedfuseWarning")
