@@ -124,9 +124,9 @@ def test_the_climb_recovers_a_displacement(vector: tuple[float, ...], shift: tup
     fixed = oblique(BODY)
     truth = rigid(vector, shift, fixed.grid.center_mm)  # type: ignore[arg-type]
     measure = Information(fixed, displaced(oblique(OTHER), truth), 20_000)
-    value, found = refined(measure, Rigid(np.eye(4), fixed.grid.center_mm, 50))
+    found = refined(measure, Rigid(np.eye(4), fixed.grid.center_mm, 50))
     assert Transform(found).distance_mm(Transform(truth), fixed.body_mm).mean() < 0.5
-    assert value == measure(found)[0]
+    assert measure(found)[0] >= measure(np.eye(4))[0]
     np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-12)
 
 

@@ -215,7 +215,7 @@ class _Pair:
 
     def refined(self, start: Floats, model: type[Rigid] | type[Affine], level: int) -> Floats:
         """Where a start (4, 4) from small to large leads at one of the levels."""
-        return refined(self.measures[level], model(start, self.center, self.radius_mm))[1]
+        return refined(self.measures[level], model(start, self.center, self.radius_mm))
 
     def distance_mm(self, one: Floats, other: Floats) -> float:
         """Mean distance between two transforms over the small volume's body."""
@@ -248,9 +248,9 @@ def _climbed(
     measure = Information(*pair.rooted, points)
 
     def climbed(start: Floats) -> Candidate:
-        value, matrix = refined(measure, Rigid(start, pair.center, pair.radius_mm), iterations)
+        matrix = refined(measure, Rigid(start, pair.center, pair.radius_mm), iterations)
         tick()
-        return Candidate((value - 1) * measure.share_inside(matrix), matrix)
+        return Candidate((measure(matrix)[0] - 1) * measure.share_inside(matrix), matrix)
 
     with ThreadPoolExecutor(threads) as pool:
         return sorted(pool.map(climbed, starts), key=lambda pose: -pose.score)
@@ -269,7 +269,7 @@ def _rigid(pair: _Pair, start: Floats, tick: Callable[[], None]) -> tuple[Floats
     """The pose refined at every level, and how far independent runs end from it, by their names, mm over the body."""
     found = pair.refined(pair.refined(start, Rigid, COARSE), Rigid, MIDDLE)
     others = _others(pair, found, tick)
-    halves = [refined(half, Rigid(found, pair.center, pair.radius_mm), 30)[1] for half in _halves(pair)]
+    halves = [refined(half, Rigid(found, pair.center, pair.radius_mm), 30) for half in _halves(pair)]
     # Whoever found something better is followed.
     best = max([found, *others.values(), *halves], key=lambda matrix: pair.measures[MIDDLE](matrix)[0])
     found = pair.refined(pair.refined(best, Rigid, MIDDLE), Rigid, FINE)
@@ -294,7 +294,7 @@ def _others(pair: _Pair, found: Floats, tick: Callable[[], None]) -> dict[str, F
     model = Rigid(
         _inverted(_nudged(pair, found, min(1.0, thin))), found[:3, :3] @ pair.center + found[:3, 3], pair.radius_mm
     )
-    ends["inverse"] = _inverted(refined(near, model)[1])
+    ends["inverse"] = _inverted(refined(near, model))
     tick()
     ends["engine"] = away
     for level in pair.levels[:FINE]:

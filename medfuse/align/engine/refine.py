@@ -78,8 +78,12 @@ class Affine(Model):
         return np.eye(3) + parameters.reshape(3, 3) / self.radius_mm
 
 
-def refined(measure: Information, model: Model, iterations: int = 60) -> tuple[float, Floats]:
-    """The measure reached from the model's start, and the transform (4, 4) there."""
+def refined(measure: Information, model: Model, iterations: int = 60) -> Floats:
+    """Where the measure is largest, uphill from the model's start: the transform (4, 4).
+
+    What it is there has to be measured: where its last search along a line fails, L-BFGS-B (of scipy 1.17) tells the
+    value of another point than the one it returns.
+    """
 
     def downhill(parameters: Floats) -> tuple[float, Floats]:
         value, by_matrix = measure(model.matrix(parameters))
@@ -87,7 +91,7 @@ def refined(measure: Information, model: Model, iterations: int = 60) -> tuple[f
 
     options = {"maxiter": iterations, "ftol": 1e-7, "gtol": 1e-6}
     found = scipy.optimize.minimize(downhill, np.zeros(model.size), jac=True, method="L-BFGS-B", options=options)
-    return -float(found.fun), model.matrix(found.x)
+    return model.matrix(found.x)
 
 
 def _left_jacobian(vector: Floats) -> Floats:
