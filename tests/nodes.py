@@ -7,10 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import requests
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
@@ -149,12 +150,13 @@ def running(spool: Path, *ports: int, **words: Any) -> Iterator[Node]:
         node.stop()
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 20) -> Any:
-    """Wait until something is true, and return it."""
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until something is true, and return it; who cannot be reached yet is asked again."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := what():
-            return found
+        with suppress(requests.ConnectionError):
+            if found := what():
+                return found
         time.sleep(0.02)
     raise AssertionError(f"waited {seconds} s in vain")
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 import requests
 import yaml
 from dicomweb_client import DICOMwebClient
-from nodes import free_port
+from nodes import free_port, wait_for
 from programs import ORTHANC, external
 from pydicom import Dataset, dcmread
 
@@ -32,18 +32,6 @@ from medfuse.volume import Modality, Unit, Volume
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "orthanc"
 STUDY = Study(patient_id="ORTHANC-ID-77", patient_name="Zweistein^Oda", study_instance_uid="1.2.826.0.1.4711.1")
 SHIPPED = ["--aetitle", "STORESCU", "-aec", "ORTHANC"]
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if found := what():
-                return found
-        except requests.ConnectionError:
-            pass
-        time.sleep(0.2)
-    return pytest.fail(f"waited {seconds} s for {what.__name__}")
 
 
 @dataclass
