@@ -15,7 +15,7 @@ from medfuse.alignment import REGISTER, Alignment, Progress, align
 from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, parse_window
 from medfuse.defaults import METHOD
 from medfuse.errors import GeometryError, OutputError, PatientMismatch, UnsupportedImage
-from medfuse.fusion import DEFAULT_PALETTE, Engine, display_of
+from medfuse.fusion import DEFAULT_PALETTE, Engine, display_of, modality_beside
 from medfuse.grid import Grid
 from medfuse.io.dicom_deidentify import deidentified
 from medfuse.io.dicom_options import DicomOptions
@@ -125,7 +125,9 @@ def fuse(
                 {
                     "method": engine.method.name,
                     "strategy": engine.method.strategy,
-                    "weights_sha256": engine.method.weights_sha256(pair.functional.modality),
+                    "weights_sha256": engine.method.weights_sha256(
+                        modality_beside(structural.modality, functional.modality)
+                    ),
                     "precision": engine.method.precision,
                     "grid": _name_of(grid, functional.grid),
                     "structural": _described(structural, str(shown_structural.window), None),

@@ -117,10 +117,15 @@ def test_the_paper_s_convention_measures_floats_as_the_method_gives_them(grey: P
 
 def test_a_method_is_told_the_modality_by_the_folder_s_name_or_in_words(grey: Path) -> None:
     planes = [image.astype(np.float32)[None] / 255 for image in pixels(0)]
-    for words, modality in (({}, Modality.CT), ({"functional_modality": "spect"}, Modality.NM)):
-        table = run(grey, structural="mri", functional="ct", methods="duet", device="cpu", limit=1, **words)
-        fused = np.rint(255 * Engine(device="cpu").fuse_planes(*planes, modality=modality)).astype(np.uint8)
-        images = (torch.from_numpy(plane)[:, None] for plane in (fused, *(np.uint8(255 * one) for one in planes)))
+    for structural, words, modality in (
+        ("mri", {"functional": "ct"}, Modality.CT),
+        ("mri", {"functional": "ct", "functional_modality": "spect"}, Modality.NM),
+        ("ct", {"functional": "mri", "functional_modality": "pet"}, Modality.OTHER),
+    ):
+        table = run(grey, structural=structural, methods="duet", device="cpu", limit=1, **words)
+        sources = planes if structural == "mri" else planes[::-1]
+        fused = np.rint(255 * Engine(device="cpu").fuse_planes(*sources, modality=modality)).astype(np.uint8)
+        images = (torch.from_numpy(plane)[:, None] for plane in (fused, *(np.uint8(255 * one) for one in sources)))
         assert table.statistic("VIF", "duet").mean == pytest.approx(score(*images)["VIF"].value.item(), abs=1e-6)
     with pytest.raises(ValueError, match=r"expected a modality of ct, .*, got 'gamma'"):
         run(grey, structural="mri", functional="ct", functional_modality="gamma")

@@ -88,6 +88,15 @@ def test_a_method_is_told_the_modality_of_the_functional_scan(modality: Modality
     np.testing.assert_allclose(engine.fuse_planes(structural, functional, modality=modality), fused, rtol=0, atol=1e-5)
 
 
+def test_beside_a_ct_the_weights_for_all_serve() -> None:
+    engine = Engine("duet", device="cpu")
+    structural, functional = random((2, 40, 36), 1), random((2, 40, 36), 2)
+    pair = Pair(grey(structural, Modality.CT), grey(functional, Modality.PT))
+    fused = engine.fuse(pair, UNIT_WINDOW, UNIT_WINDOW).array
+    np.testing.assert_array_equal(fused, engine.fuse_planes(structural, functional))
+    assert np.abs(fused - engine.fuse_planes(structural, functional, modality=Modality.PT)).mean() > 0.001
+
+
 @pytest.mark.parametrize("batch", [2, 3, 7, 16])
 def test_nor_how_many_go_at_a_time(batch: int, device: str) -> None:
     engine = Engine("dilran", device=device)

@@ -32,6 +32,7 @@ from medfuse.errors import (
     UnsupportedImage,
 )
 from medfuse.fusion import Engine
+from medfuse.fusion.weights import SHIPPED
 from medfuse.grid import Grid
 from medfuse.io.files import read, write
 from medfuse.pipeline import check_pair, check_target, check_words, fuse, write_fused
@@ -251,6 +252,11 @@ def test_the_history_says_everything_and_is_json(mr: Volume, pet: Volume) -> Non
     assert said["structural"]["shape"] == [12, 18, 20]
     assert (said["functional"]["unit"], said["functional"]["palette"]) == ("SUV", "HOT_IRON")
     assert "not for diagnostic use" in said["meaning"]
+
+
+def test_the_history_names_the_weights_in_use(mr: Volume, ct: Volume, pet: Volume) -> None:
+    for structural, functional, name in ((mr, pet, "duet-pet"), (mr, ct, "duet-ct"), (ct, pet, "duet")):
+        assert fuse(structural, functional, device="cpu").history[1].parameters["weights_sha256"] == SHIPPED[name]
 
 
 def test_progress_is_told(mr: Volume, pet: Volume, rule: Engine) -> None:

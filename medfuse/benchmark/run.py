@@ -19,7 +19,7 @@ from medfuse.benchmark.contenders import Contender, to_contenders, weights_of
 from medfuse.benchmark.measuring import Planes, SafetyValues, Values, measure_planes, measure_safety, to_pictures
 from medfuse.benchmark.table import Table
 from medfuse.errors import GridMismatch, InputError, UnsupportedImage
-from medfuse.fusion import choose_device
+from medfuse.fusion import choose_device, modality_beside
 from medfuse.io.pictures import Picture, is_picture, read_picture, write_picture
 from medfuse.io.sidecar import modality_named, to_modality
 from medfuse.metrics import MEASURES, Convention
@@ -129,7 +129,10 @@ def run(
     """
     if convention not in MEASURES:
         raise ValueError(f"expected a convention of {', '.join(MEASURES)}, got {convention!r}")
-    modality = to_modality(functional_modality) if functional_modality else modality_named(functional)
+    modality = modality_beside(
+        modality_named(structural),
+        to_modality(functional_modality) if functional_modality else modality_named(functional),
+    )
     outputs = outputs or Outputs()
     inputs = (folder / structural, folder / functional, *weights_of(methods))
     outputs.check(overwrite=overwrite, inputs=inputs)

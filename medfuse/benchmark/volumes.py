@@ -10,7 +10,7 @@ from medfuse.benchmark.contenders import to_contenders
 from medfuse.benchmark.measuring import SafetyValues, check_shown
 from medfuse.benchmark.table import Safety, heading, markdown, measures_of
 from medfuse.color import Percentiles, Window
-from medfuse.fusion import DEFAULT_PALETTE, choose_device, display_of
+from medfuse.fusion import DEFAULT_PALETTE, choose_device, display_of, modality_beside
 from medfuse.volume import Volume
 
 #: Called with (what is being done, done, total).
@@ -73,7 +73,8 @@ def check_volumes(
         NoOverlap: No voxel of one volume lies inside the other.
         WeightsError: Weights cannot be used.
     """
-    contenders = to_contenders(methods, str(choose_device(device)), functional.modality)
+    modality = modality_beside(structural.modality, functional.modality)
+    contenders = to_contenders(methods, str(choose_device(device)), modality)
     displays = (
         display_of(structural, functional=False, window=structural_window),
         display_of(functional, functional=True, window=window, palette=palette),

@@ -3,5 +3,16 @@
 from medfuse.fusion.display import DEFAULT_PALETTE, Display, display_of
 from medfuse.fusion.engine import Engine, choose_device
 from medfuse.fusion.methods import METHODS, READY, Method
+from medfuse.fusion.weights import modality_beside
 
-__all__ = ["DEFAULT_PALETTE", "METHODS", "READY", "Display", "Engine", "Method", "choose_device", "display_of"]
+__all__ = [
+    "DEFAULT_PALETTE",
+    "METHODS",
+    "READY",
+    "Display",
+    "Engine",
+    "Method",
+    "choose_device",
+    "display_of",
+    "modality_beside",
+]

@@ -22,6 +22,7 @@ from medfuse.fusion.display import Display
 from medfuse.fusion.flight import Lane, in_flight, in_turn, stream_on
 from medfuse.fusion.methods import Method
 from medfuse.fusion.settings import ARITHMETIC, EXACT, TF32, THREADS
+from medfuse.fusion.weights import modality_beside
 from medfuse.stages import stage
 from medfuse.volume import Modality, Pair, Unit, Volume
 
@@ -111,7 +112,8 @@ class Engine:
             with stage("colour"):
                 fused[slices] = result if chroma is None else rgb_with_luminance(result, chroma)
 
-        self._fly(grid.shape, load, store, pair.functional.modality, progress=progress)
+        modality = modality_beside(pair.structural.modality, pair.functional.modality)
+        self._fly(grid.shape, load, store, modality, progress=progress)
         return Volume(
             fused,
             grid,
@@ -133,7 +135,8 @@ class Engine:
             structural: The structural planes.
             functional: The functional planes.
             batch: Planes at a time; None leaves it to the engine. A last batch that is short is filled up.
-            modality: Of the functional planes, for methods that have weights of their own for some.
+            modality: Of the functional planes, for methods that have weights of their own for some beside MR; leave it
+                out beside CT.
 
         Raises:
             ValueError: A plane needs more than `memory_mib`.

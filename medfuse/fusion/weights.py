@@ -36,6 +36,7 @@ SHIPPED = {
 #: The shipped weights for functional images of one modality, of networks that have such beside those for all.
 BY_MODALITY = {"duet": {Modality.CT: "duet-ct", Modality.PT: "duet-pet", Modality.NM: "duet-spect"}}
 
+
 #: Weights smaller than this are read as 0. They leave no trace in float32, but products of two of them are subnormal
 #: numbers, with which a CPU computes some thirty times more slowly; the published weights of MSRPAN are full of them.
 NEGLIGIBLE = 1e-18
@@ -51,6 +52,15 @@ CONVERTIBLE = (*PUBLISHED, "vgg19")
 
 #: Where torchvision publishes VGG19; the end of its name is the beginning of its SHA-256.
 VGG19_ADDRESS = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+
+
+def modality_beside(structural: Modality, functional: Modality) -> Modality:
+    """The functional modality as a method is told it: OTHER beside a CT, for which the weights for all do better.
+
+    Those for one modality have learned from pairs with MR (docs/method.md has figures). A structural image of which
+    nothing says what it is counts as one.
+    """
+    return Modality.OTHER if structural is Modality.CT else functional
 
 
 def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str:
