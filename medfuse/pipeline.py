@@ -15,7 +15,7 @@ from medfuse.alignment import REGISTER, Alignment, Progress, align
 from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, parse_window
 from medfuse.defaults import METHOD
 from medfuse.errors import GeometryError, OutputError, PatientMismatch, UnsupportedImage
-from medfuse.fusion import DEFAULT_PALETTE, Engine, display_of, modality_beside
+from medfuse.fusion import DEFAULT_PALETTE, Display, Engine, display_of, modality_beside, slices_whitened
 from medfuse.grid import Grid
 from medfuse.io.dicom_deidentify import deidentified
 from medfuse.io.dicom_options import DicomOptions
@@ -114,6 +114,7 @@ def fuse(
     with stage("resample"):
         pair = _on_grid(structural, functional, transform.transform, target)
     fused = engine.fuse(pair, shown_structural, shown_functional, partial(progress, "fusing") if progress else None)
+    warnings = _warnings(fused, pair.functional, shown_functional)
     if target is functional.grid:
         fused = replace(fused, source=replace(functional.source, also=(structural.source,)))
     return replace(
@@ -133,10 +134,25 @@ def fuse(
                     "structural": _described(structural, str(shown_structural.window), None),
                     "functional": _described(functional, str(shown_functional.window), shown_functional.palette),
                     "meaning": "for display only: values are neither HU nor SUV; not for diagnostic use",
+                    **({"warnings": warnings} if warnings else {}),
                 },
             ),
         ),
     )
+
+
+def _warnings(fused: Volume, functional: Volume, shown: Display) -> list[str]:
+    """What a reader of the fused volume should know of its colours."""
+    if not fused.is_color:
+        return []
+    with stage("colour"):
+        count = slices_whitened(fused, functional, shown)
+    if not count:
+        return []
+    return [
+        f"in {count} of {len(fused.array)} slices uptake that has a colour lies on white, and shows none; a wider "
+        "window of the structural scan (bone, of a CT) leaves room for it"
+    ]
 
 
 def resampled(functional: Volume, fused: Volume, alignment: Alignment) -> Volume:

@@ -200,6 +200,15 @@ def test_what_is_not_needed_is_not_imported(scans: Path, arguments: tuple[str, .
 # Right input
 
 
+def test_fuse_warns_of_uptake_on_white(medfuse: Command, scans: Path) -> None:
+    words = ("fuse", scans / "study/ct", scans / "study/pet", "-o", "out.nii.gz", "--json", *FUSE)
+    ran = medfuse(*words, "--structural-window=-1000:-900")
+    (told,) = json.loads(ran.out)["fuse"]["warnings"]
+    assert (ran.code, ran.err) == (0, f"warning: {told}\n")
+    assert re.match(r"in [1-9]\d* of 12 slices uptake that has a colour lies on white", told)
+    assert medfuse(*words, "--overwrite").err == ""
+
+
 @pytest.mark.parametrize("form", ["dicom", "nifti", "both"])
 def test_fuse_says_what_it_did_and_where_it_wrote(medfuse: Command, scans: Path, form: str) -> None:
     ran = medfuse("fuse", scans / "study/mr", scans / "study/pet", "-o", "out", "--format", form, *FUSE)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window
-from medfuse.fusion.display import DEFAULT_PALETTE, Display, display_of
+from medfuse.fusion.display import DEFAULT_PALETTE, Display, display_of, slices_whitened
 from medfuse.grid import Grid
 from medfuse.volume import Modality, Unit, Volume
 
@@ -159,3 +159,28 @@ def test_every_dtype_is_shown_alike(dtype: type) -> None:
 def test_an_unknown_palette_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a palette of HOT_IRON, PET, .*, got 'RAINBOW'"):
         display_of(volume(Modality.PT, Unit.SUV), functional=True, palette="RAINBOW")
+
+
+@pytest.mark.parametrize("in_colour", [False, True])
+@pytest.mark.parametrize(("white", "whitened"), [(0, 0), (20, 0), (21, 1), (200, 1)])
+def test_a_slice_is_whitened_where_a_tenth_of_its_colours_is_white(white: int, whitened: int, in_colour: bool) -> None:
+    """In a slice 200 of 400 pixels are red, a third of the window, in another 20; the others are black, or white."""
+    grid = Grid.from_axes((2, 20, 20), (0, 0, 0), (1, 1, 1), np.eye(3)[:, ::-1])
+    uptake = np.zeros(grid.shape, np.float32)
+    uptake[0, :10] = uptake[1, :1] = 10 / 3
+    red = np.where(uptake[..., None] > 0, np.uint8([170, 0, 0]), np.uint8(0))
+    fused = red.copy()
+    fused[0].reshape(-1, 3)[:white] = fused[1, 0, 1:] = 250
+    fused[:, 18:] = 255
+    functional = Volume(red, grid, Modality.PT, Unit.RGB) if in_colour else Volume(uptake, grid, Modality.PT, Unit.SUV)
+    result = Volume(fused, grid, Modality.FUSED, Unit.RGB)
+    assert slices_whitened(result, functional, display_of(functional, functional=True)) == whitened
+    fused[fused == 250] = 249
+    assert slices_whitened(result, functional, display_of(functional, functional=True)) == 0
+
+
+def test_what_is_white_in_the_palette_has_no_colour_to_lose() -> None:
+    uptake = np.full(GRID.shape, 10, np.float32)
+    functional = Volume(uptake, GRID, Modality.PT, Unit.SUV)
+    fused = Volume(np.full((*GRID.shape, 3), 255, np.uint8), GRID, Modality.FUSED, Unit.RGB)
+    assert slices_whitened(fused, functional, display_of(functional, functional=True)) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +180,13 @@ def test_a_registration_that_is_not_trusted_is_told(incoming: Path, out: Path, m
     pair = fuse_study(incoming, out, rules(), Engines("cpu")).pairs[0]
     assert (pair.trust, pair.registered, pair.needs_a_look) == ("doubtful", True, True)
     assert pair.warnings == ("a doubt. Look at the result before you rely on it",)
+
+
+def test_uptake_on_white_is_told(incoming: Path, out: Path) -> None:
+    uptake, ct = fuse_study(incoming, out, rules(method="maximum", structural_window="-2:-1"), Engines("cpu")).pairs
+    assert len(uptake.warnings) == 1
+    assert re.match(r"result: in [1-9] of 9 slices uptake that has a colour lies on white", uptake.warnings[0])
+    assert (ct.warnings, uptake.needs_a_look) == ((), False)
 
 
 def test_a_shifted_scan_is_registered(tmp_path: Path, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -257,6 +258,24 @@ def test_the_history_says_everything_and_is_json(mr: Volume, pet: Volume) -> Non
 def test_the_history_names_the_weights_in_use(mr: Volume, ct: Volume, pet: Volume) -> None:
     for structural, functional, name in ((mr, pet, "duet-pet"), (mr, ct, "duet-ct"), (ct, pet, "duet")):
         assert fuse(structural, functional, device="cpu").history[1].parameters["weights_sha256"] == SHIPPED[name]
+
+
+def test_uptake_on_white_is_told_and_a_wider_window_shows_it(ct: Volume, pet: Volume, rule: Engine) -> None:
+    bone = replace(ct, array=np.where(ct.array > 0, np.float32(700), np.float32(-1000)))
+    faint = replace(pet, array=np.where(pet.array > 0, np.float32(4), np.float32(0)))
+    (told,) = fuse(bone, faint, engine=rule).history[1].parameters["warnings"]
+    assert re.match(r"in [1-9]\d* of 12 slices uptake that has a colour lies on white", told)
+    assert "warnings" not in fuse(bone, faint, structural_window="bone", engine=rule).history[1].parameters
+    assert "warnings" not in fuse(bone, faint, palette="GREY", engine=rule).history[1].parameters
+
+
+def test_of_real_scans_uptake_in_bone_is_told_on_ct_and_not_on_mr(shared: Path, rule: Engine) -> None:
+    patient = shared / "ibsi-sts" / "dicom" / "STS_002"
+    warned = [
+        "warnings" in fuse(patient / scan, patient / "PET", engine=rule).history[1].parameters
+        for scan in ("CT", "MR_T1")
+    ]
+    assert warned == [True, False]
 
 
 def test_progress_is_told(mr: Volume, pet: Volume, rule: Engine) -> None:

@@ -38,13 +38,13 @@ def read_scan(place: str, path: Path, **options: Any) -> Volume:
     except MedfuseError as error:
         hint = error.hint.replace("--series", f"--{place}-series").replace("--frame", f"--{place}-frame")
         raise type(error)(f"{place} scan: {error.args[0]}", hint) from error
-    say_warnings(volume, f"{place} scan: ")
+    say_warnings(volume, place=f"{place} scan: ")
     return volume
 
 
-def say_warnings(volume: Volume, place: str = "") -> None:
-    """Print on standard error what reading a scan left to be known."""
-    for step in volume.history:
+def say_warnings(*volumes: Volume, place: str = "") -> None:
+    """Print on standard error what reading a scan, or fusing two, left to be known."""
+    for step in (step for volume in volumes for step in volume.history):
         for message in step.parameters.get("warnings", ()):
             typer.echo(f"warning: {place}{one_line(message)}", err=True)
 

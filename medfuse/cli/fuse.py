@@ -18,6 +18,7 @@ from medfuse.cli.console import (
     read_scan,
     say_doubt,
     say_evidence,
+    say_warnings,
     usage_errors,
 )
 from medfuse.cli.options import (
@@ -216,8 +217,7 @@ def fuse(
                 inputs=inputs,
             )
     seconds = _seconds(profile)
-    if alignment.registration:
-        say_doubt(alignment.registration.verdict, alignment.reason)
+    _warn(alignment, fused)
     slices = sum(one.grid.shape[0] for one in fused)
     if as_json:
         summary = _summary(fused, [*written, *([save_transform] if save_transform else [])], seconds)
@@ -226,6 +226,13 @@ def fuse(
     _tell(fused, alignments, engine, out, written, save_transform, seconds)
     if show_profile:
         print_profile(profile, slices)
+
+
+def _warn(alignment: Any, fused: list[Any]) -> None:
+    """Print on standard error why to look twice at the alignment, or at the result."""
+    if alignment.registration:
+        say_doubt(alignment.registration.verdict, alignment.reason)
+    say_warnings(*fused)
 
 
 def _check_extras(resampled: bool, grid: str, also: Path | None, *words: object) -> None:

@@ -22,6 +22,11 @@ FUNCTIONAL_PERCENTILES = Percentiles(0, 99.9)
 
 DEFAULT_PALETTE = "HOT_IRON"
 
+#: From here on R, G and B make white, and from here on the length of (Cb, Cr) a colour.
+WHITE, VIVID = 250, 0.2
+#: A slice is whitened where more than this share of its coloured pixels is white, and at least so many are.
+WHITENED, FEW = 0.1, 20
+
 
 @dataclass(frozen=True)
 class Display:
@@ -80,6 +85,30 @@ def display_of(
     if isinstance(chosen, Percentiles):
         chosen = chosen.of(volume.array)
     return Display(chosen, palette if uptake else None)
+
+
+def slices_whitened(fused: Volume, functional: Volume, shown: Display) -> int:
+    """In how many slices of a fused volume in colour the tracer's colour is lost in white, such as a CT's bone.
+
+    A colour as light as white is white: nothing that keeps the luminance can show it (`rgb_with_luminance`).
+
+    Args:
+        fused: uint8 RGB.
+        functional: The functional volume on its grid.
+        shown: How that was shown; in colour.
+    """
+    return sum(_is_whitened(*planes, shown) for planes in zip(fused.array, functional.array, strict=True))
+
+
+def _is_whitened(picture: NDArray[np.uint8], values: NDArray[np.generic], shown: Display) -> bool:
+    lost = _vivid(values[np.logical_and.reduce([picture[..., color] >= WHITE for color in range(3)])], shown)
+    return lost >= FEW and lost > WHITENED * _vivid(values, shown)
+
+
+def _vivid(values: NDArray[np.generic], shown: Display) -> int:
+    """How many of the values are shown in a colour that is no grey."""
+    _, chroma = shown.show(values)
+    return 0 if chroma is None else int((np.hypot(chroma[..., 0], chroma[..., 1]) > VIVID).sum())
 
 
 def _default_window(volume: Volume, uptake: bool) -> Window | Percentiles:

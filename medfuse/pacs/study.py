@@ -112,7 +112,7 @@ class PairResult:
         alignment: What the alignment rests on, in words; None where it was not reached.
         trust: The verdict on the registration that was run: "trusted", "doubtful" or "failed"; None where none was.
         registered: Whether the registration was used, and not the header's alignment.
-        warnings: What a person should know of the scans and of the alignment.
+        warnings: What a person should know of the scans, of the alignment and of the result.
         seconds: Wall time of all of it.
         failure: Why it was not fused; None where it was.
     """
@@ -336,7 +336,7 @@ def _fused(match: Match, told: PairResult, work: _Work) -> PairResult:
         alignment=alignment.reason,
         trust=alignment.trust.value if alignment.trust else None,
         registered=alignment.is_registered,
-        warnings=_warnings(structural, functional, alignment),
+        warnings=_warnings(structural, functional, alignment, fused),
     )
 
 
@@ -346,11 +346,11 @@ def folder_of(match: Match) -> str:
     return f"{match.rule.name}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
 
 
-def _warnings(structural: Volume, functional: Volume, alignment: Alignment) -> tuple[str, ...]:
-    """What reading left to be known, and a registration that is not trusted."""
+def _warnings(structural: Volume, functional: Volume, alignment: Alignment, fused: Volume) -> tuple[str, ...]:
+    """What reading and fusing left to be known, and a registration that is not trusted."""
     found = [
         f"{place}: {message}"
-        for place, volume in (("structural scan", structural), ("functional scan", functional))
+        for place, volume in (("structural scan", structural), ("functional scan", functional), ("result", fused))
         for step in volume.history
         for message in step.parameters.get("warnings", ())
     ]
