@@ -26,7 +26,7 @@ def main(
     first_modality: Annotated[str | None, typer.Option(help="Where the file does not say")] = None,
     second_modality: Annotated[str | None, typer.Option(help="Likewise")] = None,
     name: Annotated[str, typer.Option(help="What the pictures' names begin with")] = "",
-    every: Annotated[int, typer.Option(min=1, help="Take every so manieth slice")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Take one slice of so many")] = 1,
 ) -> None:
     """Write the pictures, and print how many."""
     structural, functional = read(first, modality=first_modality), read(second, modality=second_modality)

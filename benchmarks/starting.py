@@ -1,7 +1,4 @@
-"""How long commands take that fuse nothing, beside Python itself, which starts and ends.
-
-python benchmarks/starting.py --count 11
-"""
+"""How long commands take that fuse nothing, beside Python itself: `python benchmarks/starting.py`."""
 
 from __future__ import annotations
 

@@ -33,9 +33,8 @@ SHIPPED = {
     "siamese": "ccf8606190e565493d23c1db9ce32326ce6ce7dafcda63689cade9a3951ad363",
 }
 
-#: The shipped weights for functional images of one modality, of networks that have such beside those for all.
+#: The shipped weights for functional images of one modality beside MR, of networks that have such beside those for all.
 BY_MODALITY = {"duet": {Modality.CT: "duet-ct", Modality.PT: "duet-pet", Modality.NM: "duet-spect"}}
-
 
 #: Weights smaller than this are read as 0. They leave no trace in float32, but products of two of them are subnormal
 #: numbers, with which a CPU computes some thirty times more slowly; the published weights of MSRPAN are full of them.
