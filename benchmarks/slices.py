@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from medfuse import read, resample
-from medfuse.fusion import display_of
+from medfuse import read
+from medfuse.benchmark.volumes import shown_together
 from medfuse.io.pictures import write_picture
 
 #: A slice is taken where more of it than this share is lighter than this in the second volume.
@@ -30,21 +30,15 @@ def main(
 ) -> None:
     """Write the pictures, and print how many."""
     structural, functional = read(first, modality=first_modality), read(second, modality=second_modality)
-    displays = display_of(structural, functional=False), display_of(functional, functional=True)
-    if not functional.grid.matches(structural.grid):
-        functional = resample(functional, structural.grid)
+    sources = shown_together(structural, functional)
     count = 0
     for index in range(0, len(structural.array), every):
-        shown = [
-            display.show(volume.array[index])
-            for display, volume in zip(displays, (structural, functional), strict=True)
-        ]
-        if (shown[1][0] > LIGHT).mean() <= SHARE:
+        if (sources[1][0][index] > LIGHT).mean() <= SHARE:
             continue
-        for volume, planes in zip((structural, functional), shown, strict=True):
+        for volume, (luminance, chroma) in zip((structural, functional), sources, strict=True):
             place = folder / volume.modality.value.lower()
             place.mkdir(parents=True, exist_ok=True)
-            write_picture(place / f"{name}{index:04d}.png", *planes)
+            write_picture(place / f"{name}{index:04d}.png", luminance[index], None if chroma is None else chroma[index])
         count += 1
     print(f"{count} pairs")
 

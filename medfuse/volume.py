@@ -131,6 +131,11 @@ class Volume:
         """Whether the array is (K, J, I, 3) RGB."""
         return self.array.ndim == 4
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know of it, step by step."""
+        return tuple(message for step in self.history for message in step.parameters.get("warnings", ()))
+
     def derive(self, name: str, parameters: Mapping[str, Any] | None = None, **changes: Any) -> Volume:
         """A new volume with some fields changed and one more `Step` in its history.
 

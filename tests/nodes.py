@@ -150,7 +150,7 @@ def running(spool: Path, *ports: int, **words: Any) -> Iterator[Node]:
         node.stop()
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 20) -> Any:
     """Wait until something is true, and return it; who cannot be reached yet is asked again."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

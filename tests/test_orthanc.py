@@ -106,8 +106,8 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
             for program, written in zip(programs, (orthanc_log, medfuse_log), strict=True)
         ]
         try:
-            wait_for(lambda: requests.get(f"http://127.0.0.1:{http}/system", timeout=5).ok)
-            wait_for(lambda: requests.get(f"http://127.0.0.1:{monitor}/readyz", timeout=5).ok)
+            wait_for(lambda: requests.get(f"http://127.0.0.1:{http}/system", timeout=5).ok, 60)
+            wait_for(lambda: requests.get(f"http://127.0.0.1:{monitor}/readyz", timeout=5).ok, 60)
             address = "http://127.0.0.1:{}"
             yield Ward(dicom, address.format(http), address.format(monitor), puller, tmp_path / "node.yaml", log)
         finally:
@@ -164,7 +164,7 @@ def test_a_stable_study_grows_a_fused_series(ward: Ward, oblique_volume: Volume,
         assert not holds(next((tmp_path / "other").iterdir()), at)
 
     # What came back made the study stable again: it is sent once more, and nothing is fused or sent anew.
-    wait_for(lambda: 'received_total{result="known"} 10' in requests.get(f"{ward.monitor}/metrics", timeout=5).text)
+    wait_for(lambda: 'received_total{result="known"} 10' in requests.get(f"{ward.monitor}/metrics", timeout=5).text, 60)
     time.sleep(2)
     assert ward.queue()["studies"] == [study]
     assert sum(map(len, ward.series().values())) == 5

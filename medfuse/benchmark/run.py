@@ -110,7 +110,8 @@ def run(
         folder: Holds two folders of 2-D images; same names, suffix aside, make a pair.
         structural: Name of the folder of structural images; of colour their luminance is taken.
         functional: Name of the folder of functional images, grey or in colour.
-        functional_modality: "pet", "spect", "ct" or "mr"; None for what the folder's name says.
+        functional_modality: "pet", "spect", "ct" or "mr"; None for what the folder's name says. Of no account where the
+            structural folder's name says CT.
         methods: Comma-separated `NAME[:STRATEGY][@WEIGHTS]`, or "all".
         convention: That of the measures: "standard" or "paper".
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".

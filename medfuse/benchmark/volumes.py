@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medfuse.align.resample import resample
 from medfuse.benchmark.contenders import to_contenders
-from medfuse.benchmark.measuring import SafetyValues, check_shown
+from medfuse.benchmark.measuring import SafetyValues, Shown, check_shown
 from medfuse.benchmark.table import Safety, heading, markdown, measures_of
 from medfuse.color import Percentiles, Window
 from medfuse.fusion import DEFAULT_PALETTE, choose_device, display_of, modality_beside
@@ -75,13 +75,7 @@ def check_volumes(
     """
     modality = modality_beside(structural.modality, functional.modality)
     contenders = to_contenders(methods, str(choose_device(device)), modality)
-    displays = (
-        display_of(structural, functional=False, window=structural_window),
-        display_of(functional, functional=True, window=window, palette=palette),
-    )
-    if not functional.grid.matches(structural.grid):
-        functional = resample(functional, structural.grid)
-    sources = [display.show(one.array) for display, one in zip(displays, (structural, functional), strict=True)]
+    sources = shown_together(structural, functional, window, structural_window, palette)
     values = {}
     for done, contender in enumerate(contenders, 1):
         fused = contender.fuse(*(luminance for luminance, _ in sources))
@@ -89,3 +83,28 @@ def check_volumes(
         if progress:
             progress("checking", done, len(contenders))
     return SafetyTable(structural.grid.shape[0], values)
+
+
+def shown_together(
+    structural: Volume,
+    functional: Volume,
+    window: Window | Percentiles | None = None,
+    structural_window: Window | Percentiles | None = None,
+    palette: str = DEFAULT_PALETTE,
+) -> tuple[Shown, Shown]:
+    """Two volumes in one world as `medfuse.fuse` shows them, on the grid of the structural one.
+
+    Args:
+        structural: As for `check_volumes`, and so are the others.
+        functional: It is resampled where its grid is another.
+        window: Of the functional volume.
+        structural_window: Of the structural volume.
+        palette: Of a functional volume that shows uptake.
+    """
+    displays = (
+        display_of(structural, functional=False, window=structural_window),
+        display_of(functional, functional=True, window=window, palette=palette),
+    )
+    if not functional.grid.matches(structural.grid):
+        functional = resample(functional, structural.grid)
+    return displays[0].show(structural.array), displays[1].show(functional.array)

@@ -44,8 +44,8 @@ def read_scan(place: str, path: Path, **options: Any) -> Volume:
 
 def say_warnings(*volumes: Volume, place: str = "") -> None:
     """Print on standard error what reading a scan, or fusing two, left to be known."""
-    for step in (step for volume in volumes for step in volume.history):
-        for message in step.parameters.get("warnings", ()):
+    for volume in volumes:
+        for message in volume.warnings:
             typer.echo(f"warning: {place}{one_line(message)}", err=True)
 
 

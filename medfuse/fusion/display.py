@@ -90,7 +90,8 @@ def display_of(
 def slices_whitened(fused: Volume, functional: Volume, shown: Display) -> int:
     """In how many slices of a fused volume in colour the tracer's colour is lost in white, such as a CT's bone.
 
-    A colour as light as white is white: nothing that keeps the luminance can show it (`rgb_with_luminance`).
+    A colour as light as white is white: nothing that keeps the luminance can show it (`rgb_with_luminance`). What
+    measures it is `medfuse.metrics.color_loss`, which takes too long for every result.
 
     Args:
         fused: uint8 RGB.

@@ -351,8 +351,7 @@ def _warnings(structural: Volume, functional: Volume, alignment: Alignment, fuse
     found = [
         f"{place}: {message}"
         for place, volume in (("structural scan", structural), ("functional scan", functional), ("result", fused))
-        for step in volume.history
-        for message in step.parameters.get("warnings", ())
+        for message in volume.warnings
     ]
     if alignment.trust and alignment.trust.value != "trusted":
         found.append(f"{alignment.reason}. Look at the result before you rely on it")
