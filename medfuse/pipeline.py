@@ -151,7 +151,7 @@ def _warnings(fused: Volume, functional: Volume, shown: Display) -> list[str]:
         return []
     return [
         f"in {count} of {len(fused.array)} slices uptake that has a colour lies on white, and shows none; a wider "
-        "window of the structural scan (bone, of a CT) leaves room for it"
+        "window of the structural scan leaves room for it"
     ]
 
 

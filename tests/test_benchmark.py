@@ -7,6 +7,7 @@ import io
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,7 +20,7 @@ from PIL import Image
 
 from medfuse.benchmark import CONTROLS, Outputs, Statistic, Table, check_volumes, run, score_result
 from medfuse.benchmark.run import find_pairs
-from medfuse.color import apply_palette
+from medfuse.color import Window, apply_palette
 from medfuse.errors import GeometryError, GridMismatch, InputError, OutputError, UnreadableFile, UnsupportedImage
 from medfuse.fusion import Engine, display_of
 from medfuse.fusion.weights import convert, to_bytes
@@ -303,6 +304,26 @@ def test_colour_is_put_back(color: Path, tmp_path: Path) -> None:
     assert table.statistic("SSIM", "copy functional", "functional").mean == pytest.approx(1)
 
 
+def test_beside_a_ct_colour_keeps_its_room_as_in_a_fusion(color: Path, tmp_path: Path) -> None:
+    """A white CT: what is measured is the picture that is saved, in which no colour is white."""
+    for name in NAMES:
+        Image.new("L", (COLUMNS, ROWS), 255).save(color / "ct" / f"{name}.png")
+    for path in [*(color / "ct").glob("*.tif"), *(color / "ct").glob("*.bmp")]:
+        path.unlink()
+    out = tmp_path / "out"
+    table = run(
+        color, structural="ct", functional="pet", methods="maximum", device="cpu", outputs=Outputs(pictures=out)
+    )
+    index = table.methods.index("maximum")
+    for pair, name in enumerate(NAMES):
+        fused, tracer = read_picture(out / "maximum" / f"{name}.png"), read_picture(color / "pet" / f"{name}.png")
+        assert tracer.chroma is not None
+        strongest = np.asarray(Image.open(color / "pet" / f"{name}.png")).max(-1) / 255 - tracer.luminance
+        np.testing.assert_allclose(fused.luminance, 1 - 2 / 3 * strongest, atol=0.01)
+        assert table.values["SD", "value"][pair, index] == pytest.approx(255 * fused.luminance.std(), abs=0.1)
+    assert (table.safety["colour lost"][:, index] == 0).all()
+
+
 def test_methods_take_a_strategy_and_weights(grey: Path, shared: Path, tmp_path: Path) -> None:
     weights = tmp_path / "published.safetensors"
     weights.write_bytes(
@@ -574,6 +595,17 @@ def test_methods_on_a_pair_of_volumes() -> None:
         )
     assert table.safety_of("hue 99.9 %", "copy functional").worst == 0
     assert table.to_markdown().startswith("6 slices; mean and worst slice\n\n| measure | average | copy structural |")
+
+
+def test_volumes_beside_a_ct_keep_their_colour_and_beside_an_mr_what_the_luminance_leaves() -> None:
+    pet = phantom(Modality.PT, (6, 44, 46), "1.2.3")
+    lost = []
+    for modality in (Modality.CT, Modality.MR):
+        light = replace(phantom(modality, (6, 44, 46), "1.2.3"), array=np.full((6, 44, 46), 1000, np.float32))
+        table = check_volumes(light, pet, "maximum", structural_window=Window(0, 1000), device="cpu")
+        lost.append(table.safety_of("colour lost", "maximum").worst)
+    assert lost[0] == 0
+    assert lost[1] == 1
 
 
 # Pictures

@@ -201,8 +201,8 @@ def test_what_is_not_needed_is_not_imported(scans: Path, arguments: tuple[str, .
 
 
 def test_fuse_warns_of_uptake_on_white(medfuse: Command, scans: Path) -> None:
-    words = ("fuse", scans / "study/ct", scans / "study/pet", "-o", "out.nii.gz", "--json", *FUSE)
-    ran = medfuse(*words, "--structural-window=-1000:-900")
+    words = ("fuse", scans / "study/mr", scans / "study/pet", "-o", "out.nii.gz", "--json", *FUSE)
+    ran = medfuse(*words, "--structural-window=-2:-1")
     (told,) = json.loads(ran.out)["fuse"]["warnings"]
     assert (ran.code, ran.err) == (0, f"warning: {told}\n")
     assert re.match(r"in [1-9]\d* of 12 slices uptake that has a colour lies on white", told)

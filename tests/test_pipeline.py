@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from agreement import assert_agrees_with_nifti, assert_grid_is_of_image
 from phantoms import phantom
 from programs import dcm2niix
@@ -23,6 +24,8 @@ from verdicts import REASON, SHIFT, registration
 from medfuse import alignment
 from medfuse.align import Transform, write_transform
 from medfuse.alignment import Alignment, ride_along
+from medfuse.benchmark.measuring import to_pictures
+from medfuse.benchmark.volumes import shown_together
 from medfuse.color import Window
 from medfuse.errors import (
     GeometryError,
@@ -36,6 +39,7 @@ from medfuse.fusion import Engine
 from medfuse.fusion.weights import SHIPPED
 from medfuse.grid import Grid
 from medfuse.io.files import read, write
+from medfuse.metrics import color_loss
 from medfuse.pipeline import check_pair, check_target, check_words, fuse, write_fused
 from medfuse.sample.series import write_series
 from medfuse.stages import OTHER, profiled
@@ -260,22 +264,36 @@ def test_the_history_names_the_weights_in_use(mr: Volume, ct: Volume, pet: Volum
         assert fuse(structural, functional, device="cpu").history[1].parameters["weights_sha256"] == SHIPPED[name]
 
 
-def test_uptake_on_white_is_told_and_a_wider_window_shows_it(ct: Volume, pet: Volume, rule: Engine) -> None:
-    bone = replace(ct, array=np.where(ct.array > 0, np.float32(700), np.float32(-1000)))
+def test_uptake_on_white_is_told_and_a_wider_window_shows_it(mr: Volume, pet: Volume, rule: Engine) -> None:
+    fat = replace(mr, array=np.where(mr.array > 0, np.float32(700), np.float32(0)))
     faint = replace(pet, array=np.where(pet.array > 0, np.float32(4), np.float32(0)))
-    (told,) = fuse(bone, faint, engine=rule).history[1].parameters["warnings"]
+    (told,) = fuse(fat, faint, structural_window="0:600", engine=rule).history[1].parameters["warnings"]
     assert re.match(r"in [1-9]\d* of 12 slices uptake that has a colour lies on white", told)
-    assert "warnings" not in fuse(bone, faint, structural_window="bone", engine=rule).history[1].parameters
-    assert "warnings" not in fuse(bone, faint, palette="GREY", engine=rule).history[1].parameters
+    for words in ({"structural_window": "0:1200"}, {"structural_window": "0:600", "palette": "GREY"}):
+        assert "warnings" not in fuse(fat, faint, engine=rule, **words).history[1].parameters
 
 
-def test_of_real_scans_uptake_in_bone_is_told_on_ct_and_not_on_mr(shared: Path, rule: Engine) -> None:
+def test_uptake_in_bone_keeps_two_thirds_of_its_colour(ct: Volume, pet: Volume, rule: Engine) -> None:
+    bone = replace(ct, array=np.full_like(ct.array, 700))
+    faint = replace(pet, array=np.full_like(pet.array, 10 / 3))  # (170, 0, 0) in HOT_IRON
+    rgb = fuse(bone, faint, engine=rule).array
+    np.testing.assert_allclose(rgb, np.broadcast_to((255, 255 - 2 / 3 * 170, 255 - 2 / 3 * 170), rgb.shape), atol=1)
+    assert (fuse(bone, black(pet), engine=rule).array == 255).all()
+    assert (fuse(bone, faint, palette="GREY", engine=rule).array == 1).all()
+    unknown = replace(bone, modality=Modality.OTHER)
+    assert (fuse(unknown, faint, engine=rule).array == 255).all()
+
+
+def test_of_real_scans_uptake_in_bone_keeps_its_colour(shared: Path, rule: Engine) -> None:
     patient = shared / "ibsi-sts" / "dicom" / "STS_002"
-    warned = [
-        "warnings" in fuse(patient / scan, patient / "PET", engine=rule).history[1].parameters
-        for scan in ("CT", "MR_T1")
-    ]
-    assert warned == [True, False]
+    ct, pet = (read(patient / scan) for scan in ("CT", "PET"))
+    fused = fuse(ct, pet, engine=rule)
+    assert "warnings" not in fused.history[1].parameters
+    (grey, _), (luminance, chroma) = shown_together(ct, pet)
+    tracer = to_pictures(luminance, chroma)
+    now, before = torch.from_numpy(fused.array.copy()).movedim(-1, 1), to_pictures(np.maximum(grey, luminance), chroma)
+    assert color_loss(before, tracer).max() > 0.3
+    assert color_loss(now, tracer).max() < 0.01
 
 
 def test_progress_is_told(mr: Volume, pet: Volume, rule: Engine) -> None:

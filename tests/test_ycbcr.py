@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from pydicom.pixels import convert_color_space
 
-from medfuse.color import rgb_from_ycbcr, rgb_with_luminance, ycbcr_from_rgb
+from medfuse.color import rgb_from_ycbcr, rgb_with_luminance, room_for_color, ycbcr_from_rgb
 
 colors = arrays.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.just(3)))
 
@@ -101,6 +101,22 @@ def test_a_colour_that_does_not_fit_is_no_paler_than_need_be() -> None:
     ycbcr = ycbcr_from_rgb(np.array([[200, 40, 40], [20, 60, 220]], np.uint8))
     result = rgb_with_luminance(np.full(2, 0.8, np.float32), ycbcr[:, 1:])
     assert result.max(axis=-1).tolist() == [255, 255]
+
+
+@given(colors, st.floats(0, 1, width=32), st.floats(0, 1, width=32))
+def test_room_is_made_for_a_share_of_a_colour_and_no_more(rgb: np.ndarray, luminance: float, share: float) -> None:
+    ycbcr = ycbcr_from_rgb(rgb)
+    wanted = np.full(rgb.shape[:-1], luminance, np.float32)
+    room = room_for_color(wanted, ycbcr[..., 1:], share)
+    assert (room <= wanted).all()
+    assert (room >= np.minimum(wanted, ycbcr[..., 0] - 1e-6)).all()  # never darker than the colour's own image
+    before, after = (
+        (one[..., None] + share * ((ycbcr * (0, 1, 1)) @ np.linalg.inv(as_matrix()).T)).max(-1)
+        for one in (wanted, room)
+    )
+    assert (after <= 1 + 1e-6).all()  # so much of the colour fits, as far as that is for R, G and B to be at most 1
+    assert_allclose(room[before <= 1], luminance, atol=1e-6)
+    assert_allclose(after[before > 1], 1, atol=1e-6)
 
 
 def as_matrix() -> np.ndarray:

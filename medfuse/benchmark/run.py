@@ -19,11 +19,12 @@ from medfuse.benchmark.contenders import Contender, to_contenders, weights_of
 from medfuse.benchmark.measuring import Planes, SafetyValues, Values, measure_planes, measure_safety, to_pictures
 from medfuse.benchmark.table import Table
 from medfuse.errors import GridMismatch, InputError, UnsupportedImage
-from medfuse.fusion import choose_device, modality_beside
+from medfuse.fusion import choose_device, leaving_color, modality_beside
 from medfuse.io.pictures import Picture, is_picture, read_picture, write_picture
 from medfuse.io.sidecar import modality_named, to_modality
 from medfuse.metrics import MEASURES, Convention
 from medfuse.output import check_target, whole
+from medfuse.volume import Modality
 
 _Key = TypeVar("_Key")
 
@@ -130,8 +131,9 @@ def run(
     """
     if convention not in MEASURES:
         raise ValueError(f"expected a convention of {', '.join(MEASURES)}, got {convention!r}")
+    beside = modality_named(structural)
     modality = modality_beside(
-        modality_named(structural),
+        beside,
         to_modality(functional_modality) if functional_modality else modality_named(functional),
     )
     outputs = outputs or Outputs()
@@ -147,7 +149,9 @@ def run(
             return stack.enter_context(whole(path, overwrite=overwrite, inputs=inputs)) if path else None
 
         pictures, *files = (place(path) for path in (outputs.pictures, outputs.json, outputs.csv, outputs.markdown))
-        values, safety, seconds = _compare(pairs, contenders, convention, chosen, any(colors), pictures, progress)
+        values, safety, seconds = _compare(
+            pairs, contenders, beside, convention, chosen, any(colors), pictures, progress
+        )
         table = Table(
             convention,
             structural,
@@ -226,6 +230,7 @@ def _images(folder: Path, name: str) -> dict[str, Path]:
 def _compare(
     pairs: list[ImagePair],
     contenders: list[Contender],
+    beside: Modality,
     convention: Convention,
     device: torch.device,
     is_color: bool,
@@ -240,7 +245,8 @@ def _compare(
     for done, pair in enumerate(pairs, 1):
         structural, functional = pair.read()
         planes = structural.luminance[None], functional.luminance[None]
-        fused, times = zip(*(_timed(contender, *planes) for contender in contenders), strict=True)
+        results, times = zip(*(_timed(contender, *planes) for contender in contenders), strict=True)
+        fused = [leaving_color(result, functional.chroma, beside) for result in results]
         sources = (np.broadcast_to(plane, (len(contenders), *plane.shape[1:])) for plane in planes)
         try:
             found.append(measure_planes(np.concatenate(fused), *sources, convention=convention, device=device))
@@ -287,7 +293,7 @@ def _save(
     pictures: Path,
     name: str,
     contenders: list[Contender],
-    fused: tuple[Planes, ...],
+    fused: list[Planes],
     functional: Picture,
 ) -> None:
     for contender, planes in zip(contenders, fused, strict=True):

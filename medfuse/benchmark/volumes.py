@@ -10,7 +10,7 @@ from medfuse.benchmark.contenders import to_contenders
 from medfuse.benchmark.measuring import SafetyValues, Shown, check_shown
 from medfuse.benchmark.table import Safety, heading, markdown, measures_of
 from medfuse.color import Percentiles, Window
-from medfuse.fusion import DEFAULT_PALETTE, choose_device, display_of, modality_beside
+from medfuse.fusion import DEFAULT_PALETTE, choose_device, display_of, leaving_color, modality_beside
 from medfuse.volume import Volume
 
 #: Called with (what is being done, done, total).
@@ -76,10 +76,12 @@ def check_volumes(
     modality = modality_beside(structural.modality, functional.modality)
     contenders = to_contenders(methods, str(choose_device(device)), modality)
     sources = shown_together(structural, functional, window, structural_window, palette)
+    chroma = sources[1][1]
     values = {}
     for done, contender in enumerate(contenders, 1):
         fused = contender.fuse(*(luminance for luminance, _ in sources))
-        values[contender.name] = check_shown((fused, sources[1][1]), *sources)
+        shown = leaving_color(fused, chroma, structural.modality), chroma
+        values[contender.name] = check_shown(shown, *sources)
         if progress:
             progress("checking", done, len(contenders))
     return SafetyTable(structural.grid.shape[0], values)

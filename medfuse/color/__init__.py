@@ -2,7 +2,7 @@
 
 from medfuse.color.palette import PALETTES, apply_palette, ycbcr_of_palette
 from medfuse.color.window import CT_WINDOWS, Percentiles, Window, parse_window
-from medfuse.color.ycbcr import rgb_from_ycbcr, rgb_with_luminance, ycbcr_from_rgb
+from medfuse.color.ycbcr import rgb_from_ycbcr, rgb_with_luminance, room_for_color, ycbcr_from_rgb
 
 __all__ = [
     "CT_WINDOWS",
@@ -13,6 +13,7 @@ __all__ = [
     "parse_window",
     "rgb_from_ycbcr",
     "rgb_with_luminance",
+    "room_for_color",
     "ycbcr_from_rgb",
     "ycbcr_of_palette",
 ]

@@ -49,6 +49,21 @@ def rgb_with_luminance(luminance: NDArray[np.float32], chroma: NDArray[np.float3
     return _to_bytes(rgb)
 
 
+def room_for_color(luminance: NDArray[np.float32], chroma: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+    """Luminance (…) in [0, 1], lowered where less than a share of the colour, Cb and Cr (…, 2), would fit.
+
+    White has no colour, and what is nearly white next to none. Y + share · (R - Y) is at most 1 in the result, and so
+    with G and B. What is as light as the colour's own image, or darker, is not lowered.
+
+    >>> red = ycbcr_from_rgb(np.uint8([255, 0, 0]))
+    >>> rgb_with_luminance(room_for_color(np.float32(1), red[1:], 0.5), red[1:]).tolist()
+    [255, 127, 127]
+    """
+    strongest = (chroma @ RGB_FROM_YCBCR.T[1:].astype(np.float32)).max(axis=-1)
+    lowered: NDArray[np.float32] = np.minimum(luminance, 1 - np.float32(share) * strongest)
+    return lowered
+
+
 def _paled(rgb: NDArray[np.float32], luminance: NDArray[np.float32]) -> NDArray[np.float32]:
     """Colours (N, 3) brought nearer the grey of their luminance, (N, 1), as far as needed to be in range."""
     difference = rgb - luminance

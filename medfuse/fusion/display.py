@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, ycbcr_from_rgb, ycbcr_of_palette
+from medfuse.color import (
+    CT_WINDOWS,
+    PALETTES,
+    Percentiles,
+    Window,
+    room_for_color,
+    ycbcr_from_rgb,
+    ycbcr_of_palette,
+)
 from medfuse.volume import Modality, Unit, Volume
 
 #: SUV from 0 to 10: the usual window of PET in oncology.
@@ -21,6 +29,9 @@ STRUCTURAL_PERCENTILES = Percentiles(0.5, 99.5)
 FUNCTIONAL_PERCENTILES = Percentiles(0, 99.9)
 
 DEFAULT_PALETTE = "HOT_IRON"
+
+#: Beside a CT, whose bone is white, uptake keeps this share of its colour; less of it is no longer seen as one.
+COLOR_BESIDE_CT = 2 / 3
 
 #: From here on R, G and B make white, and from here on the length of (Cb, Cr) a colour.
 WHITE, VIVID = 250, 0.2
@@ -87,11 +98,30 @@ def display_of(
     return Display(chosen, palette if uptake else None)
 
 
-def slices_whitened(fused: Volume, functional: Volume, shown: Display) -> int:
-    """In how many slices of a fused volume in colour the tracer's colour is lost in white, such as a CT's bone.
+def leaving_color(
+    fused: NDArray[np.float32], chroma: NDArray[np.float32] | None, structural: Modality
+) -> NDArray[np.float32]:
+    """The luminance that a fused plane is shown with in colour: beside a CT it leaves room for the tracer's.
 
-    A colour as light as white is white: nothing that keeps the luminance can show it (`rgb_with_luminance`). What
-    measures it is `medfuse.metrics.color_loss`, which takes too long for every result.
+    A CT's window cuts off in bone, which has no detail to lose there; uptake in it would have no colour. An MR's light
+    greys are anatomy: beside it, a colour is as strong as the luminance leaves it.
+
+    Args:
+        fused: Luminance (…) in [0, 1].
+        chroma: Cb and Cr of the functional plane, (…, 2); None where it is grey.
+        structural: What the structural plane is.
+    """
+    if chroma is None or structural is not Modality.CT:
+        return fused
+    return room_for_color(fused, chroma, COLOR_BESIDE_CT)
+
+
+def slices_whitened(fused: Volume, functional: Volume, shown: Display) -> int:
+    """In how many slices of a fused volume in colour the tracer's colour is lost in white.
+
+    A colour as light as white is white: nothing that keeps the luminance can show it (`rgb_with_luminance`). Beside a
+    CT that does not happen, see `leaving_color`. What measures it is `medfuse.metrics.color_loss`, which takes too long
+    for every result.
 
     Args:
         fused: uint8 RGB.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medfuse.color import rgb_with_luminance
 from medfuse.defaults import METHOD
-from medfuse.fusion.display import Display
+from medfuse.fusion.display import Display, leaving_color
 from medfuse.fusion.flight import Lane, in_flight, in_turn, stream_on
 from medfuse.fusion.methods import Method
 from medfuse.fusion.settings import ARITHMETIC, EXACT, TF32, THREADS
@@ -110,7 +110,8 @@ class Engine:
 
         def store(slices: slice, result: NDArray[np.float32], chroma: NDArray[np.float32] | None) -> None:
             with stage("colour"):
-                fused[slices] = result if chroma is None else rgb_with_luminance(result, chroma)
+                shown = leaving_color(result, chroma, pair.structural.modality)
+                fused[slices] = shown if chroma is None else rgb_with_luminance(shown, chroma)
 
         modality = modality_beside(pair.structural.modality, pair.functional.modality)
         self._fly(grid.shape, load, store, modality, progress=progress)
