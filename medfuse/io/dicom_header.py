@@ -24,7 +24,7 @@ from medfuse.io.deflate import BARE, inflated
 
 #: What is read of every file before one series is chosen, as tags: pydicom would look keywords up anew for each file.
 #: No patient's name leaves this package.
-KEYWORDS = [
+TAGS = [
     Tag(one)
     for one in (
         *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName"),
@@ -89,7 +89,7 @@ def looks_like_dicom(start: bytes) -> bool:
 
 
 def read_header(path: Path) -> Dataset | None:
-    """The `KEYWORDS` of a DICOM file, or None if it is none, which a bare data set must prove by being whole.
+    """The `TAGS` of a DICOM file, or None if it is none, which a bare data set must prove by being whole.
 
     Raises:
         UnreadableFile: The file is DICOM, but damaged.
@@ -101,7 +101,7 @@ def read_header(path: Path) -> Dataset | None:
             return None
         try:
             with damage_in(path.name):
-                return read_open(file, path.name, specific_tags=KEYWORDS, stop_before_pixels=True)
+                return read_open(file, path.name, specific_tags=TAGS, stop_before_pixels=True)
         except UnreadableFile:
             if start[128:] == b"DICM":
                 raise

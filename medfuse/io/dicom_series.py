@@ -54,7 +54,7 @@ class Series:
 
     Args:
         uid: Series Instance UID.
-        files: Path and header of every image file; headers hold `dicom_header.KEYWORDS` only.
+        files: Path and header of every image file; headers hold `dicom_header.TAGS` only.
         part: Which of the volumes that the series holds was asked for, from 1 (`dicom_parts`); None if none was.
         remarks: What a person should know of what was left out beside it (`dicom_strays`).
     """

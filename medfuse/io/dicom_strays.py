@@ -25,7 +25,7 @@ def is_copy(one: tuple[Path, Dataset], other: tuple[Path, Dataset]) -> bool:
     of the header and all stored pixels are the same.
 
     Args:
-        one: Path and header, `dicom_header.KEYWORDS` only.
+        one: Path and header, `dicom_header.TAGS` only.
         other: The same of the other file.
     """
     if filecmp.cmp(one[0], other[0], shallow=False):
