@@ -56,8 +56,8 @@ def room_for_color(luminance: NDArray[np.float32], chroma: NDArray[np.float32], 
     with G and B. What is as light as the colour's own image, or darker, is not lowered.
 
     >>> red = ycbcr_from_rgb(np.uint8([255, 0, 0]))
-    >>> rgb_with_luminance(room_for_color(np.float32(1), red[1:], 0.5), red[1:]).tolist()
-    [255, 127, 127]
+    >>> rgb_with_luminance(room_for_color(np.float32(1), red[1:], 0.6), red[1:]).tolist()
+    [255, 102, 102]
     """
     strongest = (chroma @ RGB_FROM_YCBCR.T[1:].astype(np.float32)).max(axis=-1)
     lowered: NDArray[np.float32] = np.minimum(luminance, 1 - np.float32(share) * strongest)

@@ -93,7 +93,8 @@ class Engine:
             progress: Called after each batch.
 
         Returns:
-            RGB uint8 where the functional volume is shown in colour, otherwise float32 in [0, 1].
+            RGB uint8 where the functional volume is shown in colour (beside a CT as `leaving_color` has it), otherwise
+            float32 in [0, 1].
 
         Raises:
             ValueError: A slice needs more than `memory_mib`.
