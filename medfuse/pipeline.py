@@ -15,7 +15,7 @@ from medfuse.alignment import REGISTER, Alignment, Progress, align
 from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, parse_window
 from medfuse.defaults import METHOD
 from medfuse.errors import GeometryError, OutputError, PatientMismatch, UnsupportedImage
-from medfuse.fusion import DEFAULT_PALETTE, Display, Engine, display_of, modality_beside, slices_whitened
+from medfuse.fusion import DEFAULT_PALETTE, Display, Engine, display_of, least_color, modality_beside, slices_whitened
 from medfuse.grid import Grid
 from medfuse.io.dicom_deidentify import deidentified
 from medfuse.io.dicom_options import DicomOptions
@@ -115,6 +115,7 @@ def fuse(
         pair = _on_grid(structural, functional, transform.transform, target)
     fused = engine.fuse(pair, shown_structural, shown_functional, partial(progress, "fusing") if progress else None)
     warnings = _warnings(fused, pair.functional, shown_functional)
+    kept = least_color(structural.modality) if fused.is_color else 0
     if target is functional.grid:
         fused = replace(fused, source=replace(functional.source, also=(structural.source,)))
     return replace(
@@ -133,6 +134,7 @@ def fuse(
                     "grid": _name_of(grid, functional.grid),
                     "structural": _described(structural, str(shown_structural.window), None),
                     "functional": _described(functional, str(shown_functional.window), shown_functional.palette),
+                    **({"least_color": round(kept, 3)} if kept else {}),
                     "meaning": "for display only: values are neither HU nor SUV; not for diagnostic use",
                     **({"warnings": warnings} if warnings else {}),
                 },

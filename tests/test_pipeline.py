@@ -276,12 +276,15 @@ def test_uptake_on_white_is_told_and_a_wider_window_shows_it(mr: Volume, pet: Vo
 def test_uptake_in_bone_keeps_two_thirds_of_its_colour(ct: Volume, pet: Volume, rule: Engine) -> None:
     bone = replace(ct, array=np.full_like(ct.array, 700))
     faint = replace(pet, array=np.full_like(pet.array, 10 / 3))  # (170, 0, 0) in HOT_IRON
-    rgb = fuse(bone, faint, engine=rule).array
+    fused = fuse(bone, faint, engine=rule)
+    rgb = fused.array
     np.testing.assert_allclose(rgb, np.broadcast_to((255, 255 - 2 / 3 * 170, 255 - 2 / 3 * 170), rgb.shape), atol=1)
+    assert fused.history[1].parameters["least_color"] == 0.667
     assert (fuse(bone, black(pet), engine=rule).array == 255).all()
-    assert (fuse(bone, faint, palette="GREY", engine=rule).array == 1).all()
     unknown = replace(bone, modality=Modality.OTHER)
-    assert (fuse(unknown, faint, engine=rule).array == 255).all()
+    for white, level in ((fuse(bone, faint, palette="GREY", engine=rule), 1), (fuse(unknown, faint, engine=rule), 255)):
+        assert (white.array == level).all()
+        assert "least_color" not in white.history[1].parameters
 
 
 def test_of_real_scans_uptake_in_bone_keeps_its_colour(shared: Path, rule: Engine) -> None:

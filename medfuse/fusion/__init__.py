@@ -1,6 +1,6 @@
 """The fusion: two luminances into one, by a network or a rule; the only room that needs torch on the way."""
 
-from medfuse.fusion.display import DEFAULT_PALETTE, Display, display_of, leaving_color, slices_whitened
+from medfuse.fusion.display import DEFAULT_PALETTE, Display, display_of, least_color, leaving_color, slices_whitened
 from medfuse.fusion.engine import Engine, choose_device
 from medfuse.fusion.methods import METHODS, READY, Method
 from medfuse.fusion.weights import modality_beside
@@ -14,6 +14,7 @@ __all__ = [
     "Method",
     "choose_device",
     "display_of",
+    "least_color",
     "leaving_color",
     "modality_beside",
     "slices_whitened",

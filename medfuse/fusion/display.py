@@ -30,7 +30,7 @@ FUNCTIONAL_PERCENTILES = Percentiles(0, 99.9)
 
 DEFAULT_PALETTE = "HOT_IRON"
 
-#: Beside a CT, whose bone is white, uptake keeps this share of its colour; less of it is no longer seen as one.
+#: Beside a CT, whose bone is white, uptake keeps this share of its colour: of half of it, much still looked grey.
 COLOR_BESIDE_CT = 2 / 3
 
 #: From here on R, G and B make white, and from here on the length of (Cb, Cr) a colour.
@@ -98,22 +98,27 @@ def display_of(
     return Display(chosen, palette if uptake else None)
 
 
-def leaving_color(
-    fused: NDArray[np.float32], chroma: NDArray[np.float32] | None, structural: Modality
-) -> NDArray[np.float32]:
-    """The luminance that a fused plane is shown with in colour: beside a CT it leaves room for the tracer's.
+def least_color(structural: Modality) -> float:
+    """The share of its colour that uptake keeps at least beside a structural scan; 0 asks for nothing.
 
     A CT's window cuts off in bone, which has no detail to lose there; uptake in it would have no colour. An MR's light
     greys are anatomy: beside it, a colour is as strong as the luminance leaves it.
+    """
+    return COLOR_BESIDE_CT if structural is Modality.CT else 0.0
+
+
+def leaving_color(
+    fused: NDArray[np.float32], chroma: NDArray[np.float32] | None, structural: Modality
+) -> NDArray[np.float32]:
+    """The luminance that a fused plane is shown with in colour: lowered where that needs room, as `least_color` has it.
 
     Args:
         fused: Luminance (…) in [0, 1].
         chroma: Cb and Cr of the functional plane, (…, 2); None where it is grey.
         structural: What the structural plane is.
     """
-    if chroma is None or structural is not Modality.CT:
-        return fused
-    return room_for_color(fused, chroma, COLOR_BESIDE_CT)
+    share = least_color(structural)
+    return room_for_color(fused, chroma, share) if chroma is not None and share else fused
 
 
 def slices_whitened(fused: Volume, functional: Volume, shown: Display) -> int:
