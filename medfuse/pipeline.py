@@ -114,8 +114,8 @@ def fuse(
     with stage("resample"):
         pair = _on_grid(structural, functional, transform.transform, target)
     fused = engine.fuse(pair, shown_structural, shown_functional, partial(progress, "fusing") if progress else None)
-    warnings = _warnings(fused, pair.functional, shown_functional)
     kept = least_color(structural.modality) if fused.is_color else 0
+    warnings = _warnings(fused, pair.functional, shown_functional) if fused.is_color and not kept else []
     if target is functional.grid:
         fused = replace(fused, source=replace(functional.source, also=(structural.source,)))
     return replace(
@@ -144,9 +144,7 @@ def fuse(
 
 
 def _warnings(fused: Volume, functional: Volume, shown: Display) -> list[str]:
-    """What a reader of the fused volume should know of its colours."""
-    if not fused.is_color:
-        return []
+    """What a reader of a fused volume in colour should know, where no room was made for the colour."""
     with stage("colour"):
         count = slices_whitened(fused, functional, shown)
     if not count:
