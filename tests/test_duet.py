@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from medfuse.fusion.methods import Method
-from medfuse.fusion.networks.duet import LEAST, Duet, disagreement, edges_missing
+from medfuse.fusion.networks.duet import FULL, LEAST, Duet, disagreement
+from medfuse.fusion.networks.refinement import refined
 from medfuse.volume import Modality
 
 
@@ -83,43 +84,16 @@ def test_disagreement_by_hand() -> None:
     assert grade[6, 10] == 0
 
 
-def test_a_step_brings_edges_nearer_to_one_source() -> None:
-    """It is the slope of half the squares of what is missing."""
-    first, second = (torch.nn.functional.avg_pool2d(planes(seed, (20, 22), 1).double(), 3, 1) for seed in (1, 2))
-    fused = (0.7 * first + 0.3 * second).requires_grad_()
-    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).double() / 8
-    inner = (..., slice(3, -3), slice(3, -3))  # beyond, the border is repeated
-
-    def slope(image: Tensor) -> Tensor:
-        return torch.nn.functional.conv2d(image, torch.stack([kernel, kernel.mT])[:, None], padding=1)
-
-    off = [(slope(source) - slope(fused)).square().sum(dim=1) for source in (first, second)]
-    least = [slope(source).square().sum(dim=1) + 1e-3 for source in (first, second)]
-    nearer = torch.where(off[0] / least[0] < off[1] / least[1], off[0], off[1])
-    (nearer.sum() / 2).backward()
-    way = edges_missing(fused.detach(), first, second)
-    assert fused.grad is not None
-    torch.testing.assert_close(way[inner], -fused.grad[inner])
-    assert 0.01 < way.abs().max() < 0.2
-
-
-def test_only_what_is_corrected_takes_the_step_and_what_is_lighter_less_of_it(network: Duet) -> None:
+def test_only_what_is_corrected_is_refined(network: Duet) -> None:
     first, second = planes(1), planes(2)
     first[..., :12, :], second[..., :12, :] = 0.3, 0.3  # alike, and not corrected
     largest = torch.maximum(first, second)
     correction = network.correction(first, second, largest)
-    stepped = network(first, second) - largest - correction
-    assert torch.equal(stepped[correction == 0], torch.zeros_like(stepped[correction == 0]))
-    way = edges_missing(largest + correction, first, second)
-    made = (correction != 0) & (way.abs() > 0.01) & (largest + correction < 1)
-    torch.testing.assert_close((stepped / way)[made], (1 - largest - correction)[made], rtol=0, atol=1e-4)
-
-
-def test_edges_of_a_source_are_left_as_they_are() -> None:
-    first, second = planes(1), planes(2)
-    assert torch.equal(edges_missing(first, first, second), torch.zeros_like(first))
-    assert edges_missing(first - 0.1, second, first).abs().max() < 1e-6
-    assert edges_missing((first + second) / 2, first, second).abs().max() > 0.01
+    expected = refined(largest + correction, first, second, (correction.abs() / FULL).clamp(max=1))
+    fused = network(first, second)
+    torch.testing.assert_close(fused, expected, rtol=0, atol=1e-6)
+    assert torch.equal(fused[correction == 0], largest[correction == 0])
+    assert (fused - largest - correction).abs().max() > 1 / 255
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 5), (7, 8), (41, 43)])

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from medfuse.fusion.networks.siamese import Siamese, correlate, window_mean
+from medfuse.fusion.networks.siamese import Siamese, correlate
+from medfuse.fusion.networks.windows import window_mean
 from medfuse.fusion.rules.shearlet_cnn import ShearletCnn
 from medfuse.fusion.shearlet import decompose
 

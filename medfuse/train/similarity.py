@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medfuse.fusion.networks.siamese import window_mean
+from medfuse.fusion.networks.windows import window_mean
 from medfuse.fusion.shearlet import MARGIN, decompose
 from medfuse.train.images import crops
 

@@ -4,8 +4,8 @@ The maximum keeps whatever is bright in either image, and never darkens what a s
 a bright neighbour, such as gyri under uptake. A small residual network finds what to take away or add. It works at half
 the resolution, on blocks of 2 × 2 pixels (Shi et al., "Real-time single image and video super-resolution using an
 efficient sub-pixel convolutional neural network", CVPR 2016), with dilated convolutions, which look further for less.
-What it corrects then goes a step towards the edges of one source, as a mixture of both has neither's. Its training does
-not see that step: one that did gave up more for edges than they are worth (docs/experiments.md).
+What it corrects is then refined by formulas, which its training does not see: one that saw a step of the kind gave up
+more for edges than they are worth (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from medfuse.fusion.networks.refinement import refined
+from medfuse.fusion.networks.windows import window_sum
 
 #: Features, and the dilations of the convolutions among them.
 CHANNELS, DILATIONS = 48, (1, 2, 3, 1)
@@ -22,12 +25,12 @@ SLOPE = 0.1
 REACH = 2 * (1 + sum(DILATIONS) + 1)
 #: Corrections up to this are not made; a training makes this share of them, which lets them grow.
 LEAST, LEAK = 6 / 255, 0.1
+#: The correction from which on the result is refined in full; what is not corrected is not refined.
+FULL = 2 / 255
 #: What is darker shows black in 8 bits.
 BLACK = 0.5 / 255
 #: Side of the window in which the sources are compared, and the mean difference in it that halves the correction.
 WINDOW, LITTLE = 7, 0.02
-#: The squared slope below which a source is level.
-LEVEL = 1e-3
 
 
 class Duet(nn.Module):
@@ -58,14 +61,10 @@ class Duet(nn.Module):
         return fused
 
     def corrected(self, structural: Tensor, functional: Tensor, largest: Tensor) -> Tensor:
-        """The maximum with what is to be added to it, and where that is something, a step towards a source's edges.
-
-        What is lighter takes less of a step, so that the peaks of a tracer remain the lightest.
-        """
+        """The maximum with what is to be added to it, refined where that is something."""
         correction = self.correction(structural, functional, largest)
-        fused = largest + correction
-        step = (correction != 0) * (1 - fused).clamp(min=0)
-        return fused + step * edges_missing(fused, structural, functional)
+        share = (correction.abs() / FULL).clamp(max=1)
+        return refined(largest + correction, structural, functional, share)
 
     def correction(self, structural: Tensor, functional: Tensor, largest: Tensor) -> Tensor:
         """What is to be added to the maximum, each (N, 1, H, W)."""
@@ -92,40 +91,6 @@ def without_small(found: Tensor) -> Tensor:
     return torch.where(large, found - LEAST**2 / torch.where(large, found, 1), 0)
 
 
-def edges_missing(fused: Tensor, structural: Tensor, functional: Tensor) -> Tensor:
-    """The way to edges of a fused image that are those of one source, (N, 1, H, W), as each of the images.
-
-    At each pixel that source is meant whose slope the result has already, but for the smaller share of it. The way is
-    that of steepest descent of Σ |source's slope - fused's slope|² / 2, with slopes by Sobel's kernels. To compose a
-    picture of gradients, each of one source, is an idea of P. Pérez, M. Gangnet and A. Blake (ACM Trans. Graph. 22(3),
-    2003).
-    """
-    images = [F.pad(image, (1, 1, 1, 1), mode="replicate") for image in (fused, structural, functional)]
-    has, *slopes = [torch.cat([_across(image), _down(image)], dim=1) for image in images]
-    lacks = [slope - has for slope in slopes]
-    first, second = (
-        lack.square().sum(dim=1, keepdim=True) / (slope.square().sum(dim=1, keepdim=True) + LEVEL)
-        for lack, slope in zip(lacks, slopes, strict=True)
-    )
-    lacking = torch.where(first <= second, lacks[0], lacks[1])
-    across, down = F.pad(lacking, (1, 1, 1, 1)).chunk(2, dim=1)
-    return -_across(across) - _down(down)  # Sobel's kernels are odd: their transpose is minus themselves
-
-
-def _across(padded: Tensor) -> Tensor:
-    """Slopes a pixel along rows, (N, 1, H, W), of (N, 1, H + 2, W + 2), by Sobel's kernel.
-
-    By shifts, which take less time than a convolution with so few channels.
-    """
-    rows = (padded[..., :-2, :] + padded[..., 2:, :]).add_(padded[..., 1:-1, :], alpha=2)
-    return (rows[..., 2:] - rows[..., :-2]) / 8
-
-
-def _down(padded: Tensor) -> Tensor:
-    """The same along columns."""
-    return _across(padded.mT).mT
-
-
 def _lit(images: Tensor, axis: int) -> slice:
     """The rows (axis 2) or columns (axis 3) of (N, 1, H, W) that are not all black, and what the network sees beyond.
 
@@ -140,6 +105,5 @@ def _lit(images: Tensor, axis: int) -> slice:
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
     """How much two images differ around each pixel, from 0, where they are alike, towards 1."""
-    across = F.avg_pool2d((first - second).abs(), (1, WINDOW), 1, (0, WINDOW // 2))
-    difference = F.avg_pool2d(across, (WINDOW, 1), 1, (WINDOW // 2, 0))
+    difference = window_sum((first - second).abs(), WINDOW) / WINDOW**2
     return difference / (difference + LITTLE)

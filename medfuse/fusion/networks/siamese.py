@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medfuse.fusion.networks.windows import window_mean
+
 #: Side of the window of the correlation, in feature pixels, which are two image pixels apart.
 WINDOW = 5
 #: Added to the product of two energies, so that the similarity of structures too faint to be seen fades to 0.
@@ -62,9 +64,3 @@ def correlate(first: Tensor, second: Tensor) -> Tensor:
         for a, b in ((first, second), (first, first), (second, second))
     )
     return across / (one * other + FAINT).sqrt()
-
-
-def window_mean(x: Tensor, side: int) -> Tensor:
-    """The mean in a square window of odd side around each pixel, of what of it lies in the image."""
-    rows = F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
-    return F.avg_pool2d(rows, (side, 1), 1, (side // 2, 0), count_include_pad=False)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from medfuse.fusion.networks.siamese import Siamese, window_mean
+from medfuse.fusion.networks.siamese import Siamese
+from medfuse.fusion.networks.windows import window_mean
 from medfuse.fusion.shearlet import compose, decompose
 
 #: Side of the window of the local energy, pixels.

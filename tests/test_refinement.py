@@ -1,0 +1,128 @@
+"""The steps that bring a fused image nearer to its sources: that they lead uphill, how far, and where they end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medfuse.fusion.networks.refinement import (
+    EDGES,
+    FLAT,
+    INFORMATION,
+    NEARLY,
+    NOISE,
+    OFF,
+    STABLE,
+    STEPS,
+    STRUCTURE,
+    WINDOW,
+    Edges,
+    Windows,
+    nearer,
+    refined,
+)
+from medfuse.fusion.networks.windows import window_mean, window_sum
+from medfuse.metrics.gradient import edge_preservation
+from medfuse.metrics.similarity import ssim
+from medfuse.metrics.structure import vif
+
+
+def planes(seed: int, size: tuple[int, int] = (40, 44), count: int = 2) -> Tensor:
+    return torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(seed))
+
+
+def smooth(seed: int, size: tuple[int, int] = (64, 64)) -> Tensor:
+    return F.interpolate(planes(seed, (size[0] // 4, size[1] // 4)), size, mode="bicubic").clamp(0, 1)
+
+
+def test_a_step_climbs_towards_edges_of_the_sources() -> None:
+    """It is the slope of what is to be large, far from the border, which is repeated."""
+    sources = 255 * torch.cat([planes(seed, (14, 15), 1).double() for seed in (1, 2)], dim=1)
+    fused = (0.7 * sources[:, :1] + 0.3 * sources[:, 1:]).requires_grad_()
+    edges = Edges(sources)
+    edges.value(fused).sum().backward()
+    inner = (..., slice(3, -3), slice(3, -3))
+    assert fused.grad is not None
+    uphill = edges.uphill(fused.detach())[inner]
+    torch.testing.assert_close(uphill, EDGES * OFF / 2 * fused.grad[inner])
+    assert uphill.abs().max() > 0.1
+
+
+def test_a_step_climbs_towards_windows_of_the_sources() -> None:
+    """It is the slope that each window has by the pixel in its middle."""
+    sources = 255 * torch.cat([planes(seed, (16, 17), 1).double() for seed in (1, 2)], dim=1)
+    fused = 0.7 * sources[:, :1] + 0.3 * sources[:, 1:]
+    uphill = Windows(sources).uphill(fused)
+    for row, column in ((5, 6), (8, 9), (10, 12)):
+        window = (..., slice(row - 3, row + 4), slice(column - 3, column + 4))
+        part = fused[window].clone().requires_grad_()
+        value = part.new_zeros(())
+        for source in sources[window].unbind(dim=1):
+            variance, other = part.var(correction=0), source.var(correction=0)
+            covariance = ((part[0] - part.mean()) * (source - source.mean())).mean()
+            value = value + STRUCTURE * (2 * covariance + STABLE) / (variance + other + STABLE)
+            rest = variance - covariance.clamp(min=0) ** 2 / other
+            value = value + INFORMATION * ((variance + NOISE) / (rest + NOISE)).log()
+        (slope,) = torch.autograd.grad(value, part)
+        torch.testing.assert_close(uphill[0, 0, row, column], slope[0, 0, 3, 3] * WINDOW**2 / 2)
+
+
+def test_it_raises_what_it_is_made_to_raise() -> None:
+    first, second = smooth(1), smooth(2)
+    fused = (0.6 * first + 0.4 * second + 0.05 * planes(3, (64, 64))).clamp(0, 1)
+    better = refined(fused, first, second, torch.ones_like(fused))
+    for measure in (ssim, vif):
+        before, after = (measure(image, first) + measure(image, second) for image in (fused, better.clamp(0, 1)))
+        assert (after > before).all()
+    assert (edge_preservation(better.clamp(0, 1), first, second) > edge_preservation(fused, first, second)).all()
+
+
+def test_steps_are_short_and_shorter_where_it_is_light() -> None:
+    first, second = planes(1), planes(2)
+    fused = (first + second) / 2
+    everywhere = torch.ones_like(fused)
+    moved = (refined(fused, first, second, everywhere) - fused).abs() * 255
+    assert 2 < moved.max() <= sum(STEPS) + NEARLY
+    light = torch.ones_like(fused)
+    light[..., :20] = 0.9
+    stays = refined(light, 0.5 * first, 0.5 * second, torch.zeros_like(fused))
+    goes = refined(light, 0.5 * first, 0.5 * second, everywhere)
+    torch.testing.assert_close(stays, light, rtol=0, atol=1e-6)
+    assert torch.equal(goes[..., 20:], stays[..., 20:])
+    assert 0.1 < (goes - stays).abs().max() * 255 <= 0.1 * sum(STEPS) + 1e-3
+
+
+def test_what_is_nearly_a_source_is_that_source_and_what_is_further_stays() -> None:
+    first = torch.full((1, 1, 1, 6), 100 / 255).double()
+    second = first + 100 / 255
+    away = torch.tensor([0, 2.9, -2.9, 6, -30, 98])
+    result = nearer(first + away / 255, first, second)
+    kept = (result - first).flatten() * 255
+    expected = torch.tensor([0, 0, 0, 6 * (1 - 0.5**4), -30 * (1 - 0.1**4), 100]).double()
+    torch.testing.assert_close(kept, expected)
+    assert torch.equal(result[..., :1], first[..., :1])
+    assert torch.equal(result[..., 5:], second[..., 5:])
+
+
+def test_a_source_stays_as_it_is() -> None:
+    first, second = planes(1), planes(2)
+    largest = torch.maximum(first, second)
+    assert torch.equal(refined(largest, first, second, torch.zeros_like(first)), largest)
+    assert torch.equal(refined(first, first, first, torch.ones_like(first)), first)
+
+
+def test_constant_images_have_no_way_to_go() -> None:
+    grey = torch.full((1, 1, 20, 20), 0.5)
+    everywhere = torch.ones_like(grey)
+    torch.testing.assert_close(refined(grey, grey - 0.3, grey + 0.3, everywhere), grey, rtol=0, atol=1e-4)
+    assert Windows(torch.cat([grey, grey], dim=1) * 255).variance.eq(FLAT).all()
+
+
+def test_window_sums_and_means_by_pooling() -> None:
+    image = torch.stack([planes(1, (9, 11), 1), planes(2, (9, 11), 1)], dim=1)[:, :, 0].double()
+    for side in (1, 3, 5, 7, 9, 13):
+        total = F.avg_pool2d(image, side, 1, side // 2) * side**2
+        torch.testing.assert_close(window_sum(image, side), total)
+        mean = F.avg_pool2d(image, side, 1, side // 2, count_include_pad=False)
+        torch.testing.assert_close(window_mean(image, side), mean)
