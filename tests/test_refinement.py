@@ -10,6 +10,7 @@ from medfuse.fusion.networks.refinement import (
     EDGES,
     FLAT,
     INFORMATION,
+    LEVEL,
     NEARLY,
     NOISE,
     OFF,
@@ -40,11 +41,20 @@ def test_a_step_climbs_towards_edges_of_the_sources() -> None:
     """It is the slope of what is to be large, far from the border, which is repeated."""
     sources = 255 * torch.cat([planes(seed, (14, 15), 1).double() for seed in (1, 2)], dim=1)
     fused = (0.7 * sources[:, :1] + 0.3 * sources[:, 1:]).requires_grad_()
-    edges = Edges(sources)
-    edges.value(fused).sum().backward()
+    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).double() / 8
+
+    def slope(image: Tensor) -> Tensor:
+        return F.conv2d(image, torch.stack([kernel, kernel.mT])[:, None], padding=1)
+
+    value = fused.new_zeros(())
+    for source in sources.split(1, dim=1):
+        square = slope(source).square().sum(dim=1)
+        off = (slope(source) - slope(fused)).square().sum(dim=1) / (square + LEVEL)
+        value = value + (square.sqrt() / (1 + off / OFF)).sum()
+    value.backward()
     inner = (..., slice(3, -3), slice(3, -3))
     assert fused.grad is not None
-    uphill = edges.uphill(fused.detach())[inner]
+    uphill = Edges(sources).uphill(fused.detach())[inner]
     torch.testing.assert_close(uphill, EDGES * OFF / 2 * fused.grad[inner])
     assert uphill.abs().max() > 0.1
 

@@ -83,10 +83,6 @@ class Edges:
         square = self.across.square() + self.down.square()
         self.strength, self.inverse = square.sqrt(), (square + LEVEL).reciprocal()
 
-    def value(self, levels: Tensor) -> Tensor:
-        """What is added up, for each pixel and source, (N, 2, H, W)."""
-        return self.strength * self._likeness(*self._lacking(levels))
-
     def uphill(self, levels: Tensor) -> Tensor:
         """How the sum rises with each pixel, times `OFF` / 2, (N, 1, H, W)."""
         across, down = self._lacking(levels)
