@@ -1,4 +1,8 @@
-"""Sums and means in a window around every pixel, by adding shifted images: on a CPU ten times as fast as pooling."""
+"""Sums and means in a window around every pixel, by adding shifted images: on a CPU ten times as fast as pooling.
+
+`medfuse.fusion.rules.smoothing` has other windows, by products with matrices: there, a mean may differ by rounding with
+the size of the image. Here it depends on nothing but the window.
+"""
 
 from __future__ import annotations
 
