@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medfuse.fusion.networks import refinement
 from medfuse.fusion.networks.refinement import (
     EDGES,
     FLAT,
     INFORMATION,
-    LEVEL,
+    MADE_UP,
     NEARLY,
     NOISE,
-    OFF,
     STABLE,
     STEPS,
     STRUCTURE,
@@ -24,7 +25,7 @@ from medfuse.fusion.networks.refinement import (
     refined,
 )
 from medfuse.fusion.networks.windows import window_mean, window_sum
-from medfuse.metrics.gradient import edge_preservation
+from medfuse.metrics.gradient import edge_preservation, fusion_artifacts
 from medfuse.metrics.similarity import ssim
 from medfuse.metrics.structure import vif
 
@@ -37,26 +38,57 @@ def smooth(seed: int, size: tuple[int, int] = (64, 64)) -> Tensor:
     return F.interpolate(planes(seed, (size[0] // 4, size[1] // 4)), size, mode="bicubic").clamp(0, 1)
 
 
-def test_a_step_climbs_towards_edges_of_the_sources() -> None:
+def test_a_step_climbs_towards_edges_of_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the slope of what is to be large, far from the border, which is repeated."""
-    sources = 255 * torch.cat([planes(seed, (14, 15), 1).double() for seed in (1, 2)], dim=1)
-    fused = (0.7 * sources[:, :1] + 0.3 * sources[:, 1:]).requires_grad_()
+    for name in ("LEVEL", "FAINT"):
+        monkeypatch.setattr(refinement, name, 0)
+    monkeypatch.setattr(refinement, "NEARLY_TURNED", 1e-12)
+    sources = 255 * torch.cat([smooth(seed, (40, 44)).double() for seed in (1, 2)], dim=1)
+    fused = (0.7 * sources[:, :1] + 0.3 * sources[:, 1:] + 20 * planes(3, count=1)).requires_grad_()
     kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).double() / 8
 
     def slope(image: Tensor) -> Tensor:
         return F.conv2d(image, torch.stack([kernel, kernel.mT])[:, None], padding=1)
 
-    value = fused.new_zeros(())
+    found = slope(fused)
+    strength = found.norm(dim=1)
+    kept, present, strongest = (torch.zeros_like(strength) for _ in range(3))
     for source in sources.split(1, dim=1):
-        square = slope(source).square().sum(dim=1)
-        off = (slope(source) - slope(fused)).square().sum(dim=1) / (square + LEVEL)
-        value = value + (square.sqrt() / (1 + off / OFF)).sum()
-    value.backward()
-    inner = (..., slice(3, -3), slice(3, -3))
+        wanted = slope(source)
+        wants = wanted.norm(dim=1)
+        ratio = torch.minimum(strength, wants) / torch.maximum(strength, wants)
+        across = found[:, 0] * wanted[:, 1] - found[:, 1] * wanted[:, 0]
+        angle = torch.atan2(across.abs(), (found * wanted).sum(dim=1).abs()) / (torch.pi / 2)
+        kept = kept + wants * torch.sigmoid(15 * (ratio - 0.5)) * torch.sigmoid(22 * (1 - angle - 0.8))
+        present, strongest = present + wants, torch.maximum(strongest, wants)
+    over = (strength - strongest).detach()
+    made_up = (over > 0.5) * (present - kept).detach() * strength.log()
+    (EDGES * kept - MADE_UP * made_up).sum().backward()
     assert fused.grad is not None
-    uphill = Edges(sources).uphill(fused.detach())[inner]
-    torch.testing.assert_close(uphill, EDGES * OFF / 2 * fused.grad[inner])
-    assert uphill.abs().max() > 0.1
+    softly = F.max_pool2d((over.abs() <= 0.5).double(), 3, 1, 1)  # where what is made up begins to count
+    exact = F.pad(softly[..., 3:-3, 3:-3] == 0, (3, 3, 3, 3))[:, None]
+    uphill = Edges(sources).uphill(fused.detach())[exact]
+    assert len(uphill) > 100
+    torch.testing.assert_close(uphill, fused.grad[exact])
+    assert uphill.abs().max() > 1
+
+
+def test_edges_do_not_exceed_those_of_the_sources() -> None:
+    """A picture whose edges are all too strong loses some of them, and is charged less for edges that are made up."""
+    first, second = smooth(1), smooth(2)
+    fused = (0.5 + 1.3 * (torch.maximum(first, second) - 0.5)).clamp(0, 0.8)
+    better = refined(fused, first, second, torch.ones_like(fused)).clamp(0, 1)
+    before, after = (fusion_artifacts(image, first, second) for image in (fused, better))
+    assert (after < 0.7 * before).all()
+
+
+def test_what_is_level_does_not_turn_at_once() -> None:
+    """Faint slopes, whose angle is a matter of rounding, say little, and what is a source's already says nothing."""
+    sources = 255 * torch.cat([smooth(1), smooth(2)], dim=1)
+    faint = 100 + 1e-5 * planes(3, (64, 64))
+    assert Edges(sources).uphill(faint).abs().max() < 0.01
+    alike = torch.cat([sources[:, :1], sources[:, :1]], dim=1)
+    assert Edges(alike).uphill(sources[:, :1]).abs().max() < 0.01 * Edges(alike).uphill(sources[:, 1:]).abs().max()
 
 
 def test_a_step_climbs_towards_windows_of_the_sources() -> None:

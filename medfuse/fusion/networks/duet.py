@@ -71,9 +71,10 @@ class Duet(nn.Module):
         rows, columns = largest.shape[-2:]
         planes = torch.cat([structural, functional, largest], dim=1).to(self.first.weight.dtype)
         x = F.pixel_unshuffle(F.pad(planes, (0, columns % 2, 0, rows % 2), mode="replicate"), 2)
-        x = F.leaky_relu(self.first(x), SLOPE)
+        x = F.leaky_relu(self.first(x), SLOPE, inplace=True)
         for convolution in self.middle:
-            x = x + F.leaky_relu(convolution(x), SLOPE)
+            added = F.leaky_relu(convolution(x), SLOPE, inplace=True)
+            x = x + added if torch.is_grad_enabled() else added.add_(x)  # in place in a seventh less time
         found = F.pixel_shuffle(self.last(x), 2)[..., :rows, :columns].to(largest.dtype)
         made = without_small(found)
         if self.training:

@@ -7,24 +7,30 @@ that is trained to do well by them does so on the whole; what the pixels before 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medfuse.fusion.networks.windows import window_mean
+from medfuse.fusion.networks.windows import window_pixels, window_sum
 
 #: The steps, by how far each goes at most where the result is black, in levels of 255: the last ones settle.
-STEPS = (4.0, 3.0, 2.0, 1.0)
+STEPS = (8.0, 6.0, 4.0, 2.0)
 #: A result that ends this near a source, in levels, is that source's value.
 NEARLY = 3.0
 #: What is gained at a pixel for which a step is half as long as it can be, per level.
-HALF = 0.04
-#: What edges, structure and information count.
-EDGES, STRUCTURE, INFORMATION = 1.0, 3.0, 0.4
-#: The squared difference of slopes, as a share of the source's squared slope, at which an edge is half a source's.
-OFF = 0.5
-#: Squared slope, in levels a pixel, below which a source is level.
-LEVEL = 4.0
+HALF = 1.0
+#: What edges that are kept, edges that are made up, structure and information count.
+EDGES, MADE_UP, STRUCTURE, INFORMATION = 1.0, 8.0, 36.0, 5.0
+#: The two logistic steps of Q_AB/F, for the ratio of strengths and for the angle: how steep, and where.
+STRENGTH_STEP, ANGLE_STEP = (15.0, 0.5), (22.0, 0.8)
+#: Squared slope, in levels a pixel, that keeps what is level from turning at once.
+LEVEL = 1.0
+#: Half turns between two slopes below which they are drawn to each other less, for there the sum has a kink.
+NEARLY_TURNED = 0.04
+#: Slopes, in levels a pixel, that keep ratios from 0 / 0.
+FAINT, TINY = 1e-3, 1e-12
 #: Side of the windows in which structure and information are looked at.
 WINDOW = 7
 #: Squared levels: what keeps SSIM's ratio from 0 / 0 ((0.03 · 255)²), what VIF takes for the eye's own noise, and what
@@ -67,35 +73,60 @@ def nearer(fused: Tensor, structural: Tensor, functional: Tensor) -> Tensor:
 
 
 class Edges:
-    """How near the slopes of an image are to those of either source: Σ |∇s| / (1 + e / `OFF`).
+    """How much of the edges of either source an image keeps, as Q_AB/F counts it, less what of them is made up.
 
-    e is |∇f - ∇s|² / (|∇s|² + `LEVEL`). A slope that is nearly a source's is drawn to it, one that is far from both is
-    left alone (the estimator of S. Geman and D. E. McClure, Bull. Int. Stat. Inst. 52, 1987); strong edges count more,
-    as in Q_AB/F. Slopes are Sobel's. To compose a picture of gradients, each of one source, is an idea of P. Pérez,
-    M. Gangnet and A. Blake (ACM Trans. Graph. 22(3), 2003).
+    Kept is Σ w Q of each source, Q = S(G; 15, 0.5) S(A; 22, 0.8): G is the smaller strength of slope over the larger,
+    A is 1 - |Δα| / (π/2) for the angle α of the slope, S(x; k, m) is 1 / (1 + exp(-k (x - m))), and w is the source's
+    strength (C. S. Xydeas and V. Petrović, Electron. Lett. 36(4), 2000). An edge that is nearly a source's is drawn to
+    it, one that is far from both is left alone. Slopes are Sobel's. Unlike there, 89° and -89° are 2° apart.
+
+    Made up is, as N_AB/F has it, an edge that is stronger than those of both sources, by what it leaves of them: the
+    logarithm of its strength, from half a level below the stronger one's, times Σ w (1 - Q).
 
     Args:
         sources: Both, in levels, (N, 2, H, W).
     """
 
     def __init__(self, sources: Tensor) -> None:
-        self.across, self.down = slopes(sources)
-        square = self.across.square() + self.down.square()
-        self.strength, self.inverse = square.sqrt(), (square + LEVEL).reciprocal()
+        across, down = slopes(sources)
+        self.strength, self.half_turns = _squared(across, down).sqrt(), _half_turns(across, down)
+        self.inverse, self.strongest = (self.strength + FAINT).reciprocal(), self.strength.amax(dim=1, keepdim=True)
 
     def uphill(self, levels: Tensor) -> Tensor:
-        """How the sum rises with each pixel, times `OFF` / 2, (N, 1, H, W)."""
-        across, down = self._lacking(levels)
-        weight = self.strength * self.inverse * self._likeness(across, down).square()
-        across, down = (F.pad((weight * lack).sum(dim=1, keepdim=True), (1, 1, 1, 1)) for lack in (across, down))
-        return EDGES * -(_across(across) + _down(down))  # Sobel's kernels are odd: their transpose is minus themselves
-
-    def _lacking(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """How the sum rises with each pixel, (N, 1, H, W); less where it has a kink, or the image is level."""
         across, down = slopes(levels)
-        return self.across - across, self.down - down
+        square = _squared(across, down)
+        strength = square.sqrt()
+        ratio = strength * self.inverse
+        turned = _half_turns(across, down) - self.half_turns
+        turned -= turned.round()
+        alike = torch.minimum(ratio, ratio.reciprocal())
+        as_strong = _step(alike, *STRENGTH_STEP)
+        as_turned = _step(1 - 2 * turned.abs(), *ANGLE_STEP)
+        kept = self.strength * as_strong * as_turned
+        longer = torch.addcmul(kept, kept, as_strong, value=-1) * torch.copysign(alike, 1 - ratio)
+        turn = torch.addcmul(kept, kept, as_turned, value=-1) * (turned / NEARLY_TURNED).clamp_(-1, 1)
+        made_up = (strength - self.strongest + 0.5).clamp_(0, 1) * _both(self.strength - kept)
+        each = (square + LEVEL).reciprocal_()
+        longer = (EDGES * STRENGTH_STEP[0] * _both(longer) - MADE_UP * made_up) * each
+        turn = EDGES * ANGLE_STEP[0] * 2 / math.pi * _both(turn) * each
+        across, down = longer * across + turn * down, longer * down - turn * across
+        across, down = (F.pad(slope, (1, 1, 1, 1)) for slope in (across, down))
+        return -(_across(across) + _down(down))  # Sobel's kernels are odd: their transpose is minus themselves
 
-    def _likeness(self, across: Tensor, down: Tensor) -> Tensor:
-        return (1 + (across.square() + down.square()) * self.inverse / OFF).reciprocal()
+
+def _step(x: Tensor, steep: float, middle: float) -> Tensor:
+    """1 / (1 + exp(-`steep` (x - `middle`)))."""
+    return (steep * x).sub_(steep * middle).sigmoid_()
+
+
+def _squared(across: Tensor, down: Tensor) -> Tensor:
+    return across.square() + down.square()
+
+
+def _half_turns(across: Tensor, down: Tensor) -> Tensor:
+    """The angle of a slope, from -0.5 to 0.5 half turns."""
+    return (down / (across + TINY)).atan_().div_(math.pi)
 
 
 class Windows:
@@ -113,24 +144,32 @@ class Windows:
     """
 
     def __init__(self, sources: Tensor) -> None:
-        self.sources = sources
-        self.mean = window_mean(sources, WINDOW)
-        self.variance = (window_mean(sources.square(), WINDOW) - self.mean.square()).clamp(min=FLAT)
+        self.sources, self.share = sources, window_pixels(sources, WINDOW).reciprocal()
+        self.mean = self._means(sources)
+        self.variance = (self._means(sources.square()) - self.mean.square()).clamp(min=FLAT)
+        self.inverse, self.off = self.variance.reciprocal(), sources - self.mean
 
     def uphill(self, levels: Tensor) -> Tensor:
         """How what a window has rises with the pixel in its middle, times half the window's pixels, (N, 1, H, W)."""
-        means = window_mean(torch.cat([levels, levels.square(), levels * self.sources], dim=1), WINDOW)
+        means = self._means(torch.cat([levels, levels.square(), levels * self.sources], dim=1))
         mean = means[:, :1]
-        variance = (means[:, 1:2] - mean.square()).clamp(min=0)
-        covariance = means[:, 2:] - mean * self.mean
-        total = variance + self.variance + STABLE
-        structure = (2 * covariance + STABLE) / total
-        share = covariance.clamp(min=0) / self.variance
-        left = ((variance - share * covariance).clamp(min=0) + NOISE).reciprocal()
-        by_covariance = STRUCTURE / total + INFORMATION * share * left
-        by_variance = INFORMATION * ((variance + NOISE).reciprocal() - left) - STRUCTURE * structure / total
-        toward = (by_covariance * (self.sources - self.mean)).sum(dim=1, keepdim=True)
-        return toward + by_variance.sum(dim=1, keepdim=True) * (levels - mean)
+        variance = (means[:, 1:2] - mean.square()).clamp_(min=0)
+        covariance = torch.addcmul(means[:, 2:], mean, self.mean, value=-1)
+        total = (self.variance + STABLE + variance).reciprocal_()
+        structure = (2 * covariance).add_(STABLE).mul_(total)
+        share = covariance.clamp(min=0).mul_(self.inverse)
+        left = torch.addcmul(variance, share, covariance, value=-1).clamp_(min=0).add_(NOISE).reciprocal_()
+        by_covariance = STRUCTURE * total + INFORMATION * share * left
+        by_variance = INFORMATION * ((variance + NOISE).reciprocal() - left) - STRUCTURE * structure * total
+        return _both(by_covariance.mul_(self.off)) + _both(by_variance) * (levels - mean)
+
+    def _means(self, images: Tensor) -> Tensor:
+        return window_sum(images, WINDOW).mul_(self.share)
+
+
+def _both(planes: Tensor) -> Tensor:
+    """The sum of two planes, (N, 1, H, W), of (N, 2, H, W)."""
+    return planes[:, :1] + planes[:, 1:]
 
 
 def slopes(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,14 +13,19 @@ from torch.nn import functional as F
 
 def window_mean(x: Tensor, side: int) -> Tensor:
     """The mean in a square window of odd side around each pixel, of what of it lies in the image, as (N, C, H, W)."""
-    rows, columns = (_inside(size, side, x) for size in x.shape[-2:])
-    return window_sum(x, side) / (rows[:, None] * columns)
+    return window_sum(x, side) / window_pixels(x, side)
 
 
 def window_sum(x: Tensor, side: int) -> Tensor:
     """The sum in a square window of odd side around each pixel, (N, C, H, W): it depends on nothing outside of it."""
     reach = side // 2
     return _run(_run(F.pad(x, (reach, reach, reach, reach)), side, -1), side, -2)
+
+
+def window_pixels(x: Tensor, side: int) -> Tensor:
+    """How many pixels of a window of odd side around each pixel lie in the image, (H, W), for (N, C, H, W)."""
+    rows, columns = (_inside(size, side, x) for size in x.shape[-2:])
+    return rows[:, None] * columns
 
 
 def _run(x: Tensor, side: int, axis: int) -> Tensor:
