@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,7 @@ def external(*names: str) -> str:
 
     What a virtual environment has of the name, such as pynetdicom's storescu, is not taken for it.
     """
-    ours = None if sys.prefix == sys.base_prefix else str(Path(sys.executable).parent)
-    path = os.pathsep.join(folder for folder in os.get_exec_path() if folder != ours)
+    path = os.pathsep.join(folder for folder in os.get_exec_path() if not Path(folder, "../pyvenv.cfg").is_file())
     found = next(filter(None, (shutil.which(name, path=path) for name in names)), None)
     if found is None:
         (pytest.fail if "CI" in os.environ else pytest.skip)(f"{names[0]} is not installed")
