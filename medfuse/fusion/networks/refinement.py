@@ -101,8 +101,8 @@ class Edges:
         turned = _half_turns(across, down) - self.half_turns
         turned -= turned.round()
         alike = torch.minimum(ratio, ratio.reciprocal())
-        as_strong = _step(alike, *STRENGTH_STEP)
-        as_turned = _step(1 - 2 * turned.abs(), *ANGLE_STEP)
+        as_strong = _logistic(alike, *STRENGTH_STEP)
+        as_turned = _logistic(1 - 2 * turned.abs(), *ANGLE_STEP)
         kept = self.strength * as_strong * as_turned
         longer = torch.addcmul(kept, kept, as_strong, value=-1) * torch.copysign(alike, 1 - ratio)
         turn = torch.addcmul(kept, kept, as_turned, value=-1) * (turned / NEARLY_TURNED).clamp_(-1, 1)
@@ -115,7 +115,7 @@ class Edges:
         return -(_across(across) + _down(down))  # Sobel's kernels are odd: their transpose is minus themselves
 
 
-def _step(x: Tensor, steep: float, middle: float) -> Tensor:
+def _logistic(x: Tensor, steep: float, middle: float) -> Tensor:
     """1 / (1 + exp(-`steep` (x - `middle`)))."""
     return (steep * x).sub_(steep * middle).sigmoid_()
 
@@ -144,7 +144,8 @@ class Windows:
     """
 
     def __init__(self, sources: Tensor) -> None:
-        self.sources, self.share = sources, window_pixels(sources, WINDOW).reciprocal()
+        self.sources = sources
+        self.weight = window_pixels(sources, WINDOW).reciprocal()  # once, as every step takes means
         self.mean = self._means(sources)
         self.variance = (self._means(sources.square()) - self.mean.square()).clamp(min=FLAT)
         self.inverse, self.off = self.variance.reciprocal(), sources - self.mean
@@ -164,7 +165,7 @@ class Windows:
         return _both(by_covariance.mul_(self.off)) + _both(by_variance) * (levels - mean)
 
     def _means(self, images: Tensor) -> Tensor:
-        return window_sum(images, WINDOW).mul_(self.share)
+        return window_sum(images, WINDOW).mul_(self.weight)
 
 
 def _both(planes: Tensor) -> Tensor:
