@@ -21,7 +21,7 @@ from medfuse.grid import Grid
 from medfuse.io.files import read
 from medfuse.pipeline import fuse, resampled, write_fused
 from medfuse.sample.series import write_series
-from medfuse.volume import Modality, Unit, Volume
+from medfuse.volume import Modality, Source, Unit, Volume
 
 FRAME = "1.2.826.0.1.999.1"
 KEY = b"0123456789abcdef"
@@ -109,6 +109,19 @@ def test_a_run_without_it_replaces_one_with_it(study: Path, rule: Engine) -> Non
     assert not (study / "out" / "resampled").exists()
 
 
+@pytest.mark.parametrize("before", ["nifti", "both"])
+def test_a_run_in_one_format_replaces_one_in_another(study: Path, rule: Engine, before: str) -> None:
+    mr, pet = read(study / "mr"), read(study / "PT")
+    for format in (before, "dicom"):
+        written(mr, pet, rule, study / "out", format, overwrite=True)
+    assert {path.name for path in (study / "out").iterdir()} >= {"fused-0001.dcm", "resampled"}
+    assert not list((study / "out").glob("*.nii.gz"))
+    (study / "out" / "dicom").mkdir()
+    (study / "out" / "dicom" / "mine.dcm").touch()
+    with pytest.raises(OutputError, match="found 1 other kinds of files"):
+        written(mr, pet, rule, study / "out", overwrite=True)
+
+
 def test_deidentified_it_names_nobody(study: Path, rule: Engine) -> None:
     written(read(study / "mr"), read(study / "PT"), rule, study / "out", deidentify=KEY)
     source = pydicom.dcmread(next((study / "PT").iterdir()))
@@ -150,3 +163,39 @@ def test_dciodvfy_finds_nothing_in_those_of_real_scans(
     write_fused(fused, tmp_path / "out", "dicom", moved=resampled(other, fused, alignment))
     for path in (tmp_path / "out" / "resampled").iterdir():
         assert complaints(path) == []
+
+
+@pytest.mark.filterwarnings("ignore:not in SUV")
+def test_lean_body_mass_is_not_taken_for_body_weight(study: Path, rule: Engine) -> None:
+    for path in (study / "PT").iterdir():
+        image = pydicom.dcmread(path)
+        image.SUVType = "LBM"
+        image.save_as(path)
+    functional = read(study / "PT")
+    assert functional.unit is Unit.ARBITRARY
+    written(read(study / "mr"), functional, rule, study / "out")
+    assert pydicom.dcmread(study / "out" / "resampled" / "resampled-0001.dcm").SUVType == "LBM"
+    assert read(study / "out" / "resampled").unit is Unit.ARBITRARY
+
+
+@pytest.mark.parametrize("extreme", [40000.0, -33000.0])
+def test_hounsfield_units_beyond_16_bits_do_not_wrap_around(study: Path, rule: Engine, extreme: float) -> None:
+    functional = read(study / "CT")
+    array = functional.array.copy()
+    array[7:11, 8:12, 9:13] = extreme
+    moved = written(read(study / "mr"), replace(functional, array=array), rule, study / "out")
+    images = [pydicom.dcmread(path) for path in sorted((study / "out" / "resampled").iterdir())]
+    found = np.stack([image.pixel_array * float(image.RescaleSlope) for image in images])
+    assert np.abs(moved.array).max() > 2**15
+    np.testing.assert_allclose(found, moved.array, rtol=0, atol=0.51 * float(images[0].RescaleSlope))
+
+
+@pytest.mark.parametrize("modality", ["PT", "CT"])
+def test_dciodvfy_finds_nothing_in_those_of_scans_that_say_little(study: Path, rule: Engine, modality: str) -> None:
+    for path in (study / "mr").iterdir():
+        image = pydicom.dcmread(path)
+        del image.PatientPosition
+        image.save_as(path)
+    functional = read(study / modality)
+    written(read(study / "mr"), replace(functional, source=Source("nifti")), rule, study / "out")
+    assert complaints(study / "out" / "resampled" / "resampled-0001.dcm") == []

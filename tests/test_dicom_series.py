@@ -189,3 +189,15 @@ def test_what_an_image_lacks_is_named(ct_series: Path, keyword: str) -> None:
     dataset.save_as(path)
     with pytest.raises(UnreadableFile, match=rf"\({path.name}: damaged DICOM file without {keyword}\)"):
         choose(scan(files_below(ct_series)))
+
+
+def test_linked_folders_are_looked_into_once_and_not_upwards(ct_series: Path, pt_series: Path) -> None:
+    """As in trees that a data manager keeps; a link to a folder above would have the whole disk read."""
+    tree = ct_series.parent / "tree"
+    (tree / "deep").mkdir(parents=True)
+    for name, target in {"ct": ct_series, "again": ct_series, "deep/up": tree.parent, "deep/self": tree}.items():
+        (tree / name).symlink_to(target, target_is_directory=True)
+    result = scan(files_below(tree))
+    assert [len(one.files) for one in result.series] == [5]
+    assert not result.left_out
+    assert len(scan(files_below(tree / "ct")).series[0].files) == 5

@@ -87,3 +87,22 @@ def test_what_differs_in_pixels_place_or_meaning_is_no_copy(ct_series: Path, key
     edit(first_slice(ct_series), change, ct_series / "other")
     with pytest.raises(SeriesError, match="expected one image at each position, found 6 images at 5 positions"):
         read(ct_series)
+
+
+def test_a_pet_that_is_shorter_than_it_says_is_told(pt_series: Path) -> None:
+    first_slice(pt_series).unlink()
+    with pytest.warns(
+        MedfuseWarning, match="4 images where the header says that a volume has 5; slices may be missing"
+    ):
+        read(pt_series)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_part_of_a_concatenation_that_is_not_there_is_told(ct_series: Path, parts: int) -> None:
+    """Of one image in parts; five slices stand for them."""
+    for n, path in enumerate(sorted(ct_series.iterdir())):
+        part = {"ConcatenationUID": "1.2.3", "InConcatenationNumber": n % 2 + 1, "InConcatenationTotalNumber": parts}
+        edit(path, lambda dataset, part=part: [setattr(dataset, *one) for one in part.items()])
+    told = ("2 of the 3 files of a concatenation; slices may be missing",) if parts == 3 else ()
+    (info,) = inspect(ct_series).series
+    assert info.warnings == told

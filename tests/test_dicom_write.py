@@ -276,6 +276,17 @@ def test_patient_and_study_are_carried_on(kind: str, charset: str, tmp_path: Pat
     assert "Müller^Jürgen".encode(codec) in (tmp_path / "series" / "fused-0001.dcm").read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+@pytest.mark.parametrize("charset", ["ISO-IR 100", "LATIN1", "ISO_IR 6", ""])
+def test_texts_that_the_character_set_does_not_hold_become_utf8(charset: str, tmp_path: Path) -> None:
+    """A misspelt set, one that nobody knows, and none, where there are letters beyond ASCII all the same."""
+    dataset = written(volume_of("color", source=Source("dicom", fake_header(SpecificCharacterSet=charset))), tmp_path)[
+        0
+    ]
+    assert dataset.SpecificCharacterSet == "ISO_IR 192"
+    assert "Müller^Jürgen".encode() in (tmp_path / "fused-0001.dcm").read_bytes()
+
+
 def test_texts_of_two_character_sets_become_utf8(tmp_path: Path) -> None:
     other = fake_header(SpecificCharacterSet="ISO_IR 144", Manufacturer="Завод", Modality="PT")
     header = fake_header(SpecificCharacterSet="ISO_IR 100")

@@ -17,7 +17,7 @@ import pytest
 
 from medfuse.errors import OutputError, SeriesError, UnreadableFile
 from medfuse.io import limits
-from medfuse.io.files import inspect, read, write
+from medfuse.io.files import check_output, inspect, read, write
 from medfuse.volume import Modality, Source, Step, Unit, Volume
 
 
@@ -205,7 +205,7 @@ def test_dicom_is_the_format_of_a_name_without_suffix(color_volume: Volume, tmp_
 @pytest.mark.parametrize("modality", [Modality.CT, Modality.PT, Modality.OTHER])
 def test_scans_that_dicom_has_no_place_for_here(oblique_volume: Volume, tmp_path: Path, modality: Modality) -> None:
     volume = replace(oblique_volume, modality=modality, unit=Unit.ARBITRARY)
-    with pytest.raises(OutputError, match=f"found {modality.value} in ARBITRARY.*--format nifti"):
+    with pytest.raises(OutputError, match=f"found {modality.value} in ARBITRARY.*name that ends with \\.nii\\.gz"):
         write(volume, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -241,6 +241,39 @@ def test_the_sidecar_of_an_input_is_spared(oblique_volume: Volume, tmp_path: Pat
     with pytest.raises(OutputError, match=r"x\.json is or holds an input"):
         write(oblique_volume, tmp_path / "x.nrrd", overwrite=True, inputs=[tmp_path / "x.nii"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.nii"]
+
+
+def test_an_input_without_a_sidecar_gets_none(oblique_volume: Volume, tmp_path: Path) -> None:
+    """It would be read with it from then on."""
+    write(oblique_volume, tmp_path / "x.nii")
+    (tmp_path / "x.json").unlink()
+    with pytest.raises(
+        OutputError, match=r"another name, found that x\.json, its sidecar, would be taken for that of an"
+    ):
+        write(oblique_volume, tmp_path / "x.nii.gz", inputs=[tmp_path / "x.nii"])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.nii"]
+
+
+@pytest.mark.parametrize(("folder", "kept"), [("x.nii.gz", "x.json"), ("x.json", "x.nii.gz")])
+def test_a_folder_in_the_place_of_one_of_two_files_spares_the_other(
+    oblique_volume: Volume, tmp_path: Path, folder: str, kept: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / kept).write_text("mine")
+    with pytest.raises(OutputError, match="expected a file to write, found the folder"):
+        check_output(tmp_path / "x.nii.gz", overwrite=True)
+    with pytest.raises(OutputError, match="expected a file to write, found the folder"):
+        write(oblique_volume, tmp_path / "x.nii.gz", overwrite=True)
+    assert (tmp_path / kept).read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", [".NII", ".NII.GZ", ".NRRD", ".MHA", ".Mha"])
+def test_suffixes_in_capitals(oblique_volume: Volume, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    assert [written.name for written in write(oblique_volume, path)] == [path.name, "x.json"]
+    assert sorted(written.name for written in tmp_path.iterdir()) == sorted([path.name, "x.json"])
+    assert (path.read_bytes()[:2] == b"\x1f\x8b") == (suffix == ".NII.GZ")
+    np.testing.assert_array_equal(read(path).array, oblique_volume.array)
 
 
 def test_an_unwritable_place(oblique_volume: Volume, tmp_path: Path) -> None:

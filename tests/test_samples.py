@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medfuse.errors import OutputError
-from medfuse.io.samples import to_float32
+from medfuse.errors import OutputError, UnsupportedImage
+from medfuse.io.samples import from_stored, to_float32
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.float32, np.float64, bool])
@@ -24,6 +24,9 @@ def test_the_largest_whole_numbers(sign: int) -> None:
     with pytest.raises(OutputError, match=r"at most 16777216, which float32 holds, found 16777217"):
         to_float32(edge + sign)
     assert int(np.float32(2**24 + 1)) == 2**24  # what would have been written
+    np.testing.assert_array_equal(from_stored(edge, "x.nii"), edge)
+    with pytest.raises(UnsupportedImage, match=r"at most 16777216, found 16777217 in x\.nii"):
+        from_stored(edge + sign, "x.nii")
 
 
 def test_the_most_negative_number_is_not_mistaken() -> None:

@@ -72,6 +72,25 @@ def test_a_damaged_sidecar_is_not_passed_over(tmp_path: Path) -> None:
         meaning_of(tmp_path / "x.nii")
 
 
+def test_one_that_is_nested_without_end_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(UnreadableFile, match=r"found x\.json damaged"):
+        meaning_of(tmp_path / "x.nii")
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"Modality": "PT"}', encoding="utf-8-sig")
+    assert meaning_of(tmp_path / "x.nii").modality is Modality.PT
+
+
+@pytest.mark.parametrize("parameters", ["[1]", "null", '{"warnings": 5}', '{"warnings": [5]}'])
+def test_a_history_that_somebody_edited_does_no_harm(tmp_path: Path, parameters: str) -> None:
+    step = f'{{"name": "fuse", "parameters": {parameters}}}'
+    (tmp_path / "x.json").write_text(f'{{"Software": "medfuse", "History": [{step}]}}')
+    (found,) = meaning_of(tmp_path / "x.nii").history
+    assert (found.name, found.parameters) == ("fuse", {})
+
+
 def test_history_and_meaning_come_back(oblique_volume: Volume, tmp_path: Path) -> None:
     volume = replace(oblique_volume, unit=Unit.ARBITRARY, modality=Modality.FUSED)
     volume = volume.derive("resample", {"mm": 2.0}).derive("fuse", {"method": "dilran"})

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from pydicom import DataElement, Dataset, config
+from pydicom.charset import python_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_sequence_item
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
-from pydicom.valuerep import validate_value
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, validate_value
 
 from medfuse._version import __version__
 from medfuse.io.dicom_header import word, words
@@ -38,6 +39,8 @@ ALLOWED = {
         *("LFP", "LFS", "RFP", "RFS", "AFDR", "AFDL", "PFDR", "PFDL"),
     ),
 }
+#: What stands for no other letters than those of ASCII.
+ASCII = {"", "ISO_IR 6", "ISO 2022 IR 6"}
 EQUIPMENT = (
     *("Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName", "DeviceSerialNumber"),
     "SoftwareVersions",
@@ -105,15 +108,15 @@ def spatial_resampling() -> Dataset:
 
 
 def describe_equipment(dataset: Dataset, volume: Volume) -> None:
-    """Set character set and equipment; drop private elements that came along in sequences.
+    """Set equipment and character set; drop private elements that came along in sequences.
 
     Args:
         dataset: Any object, of which this is altered: SpecificCharacterSet, ContributingEquipmentSequence.
         volume: What it is made of, or lies beside.
     """
-    _set_character_set(dataset, volume.source)
     dataset.ContributingEquipmentSequence = [*_scanners(_headers(volume.source)), _processor(volume.history)]
     dataset.remove_private_tags()
+    _set_character_set(dataset, volume.source)
 
 
 def _headers(source: Source) -> list[Dataset]:
@@ -121,12 +124,19 @@ def _headers(source: Source) -> list[Dataset]:
 
 
 def _set_character_set(dataset: Dataset, source: Source) -> None:
-    """Keep the structural source's character set, unless texts of other sources need another one: then UTF-8."""
+    """Keep the structural source's character set where it is one and all texts are in it, else UTF-8."""
     own, *others = [() if s.header is None else words(s.header, "SpecificCharacterSet") for s in all_sources(source)]
-    if any(other not in ((), own) for other in others):
+    is_shared = all(other in ((), own) for other in others)
+    if not is_shared or not python_encoding.keys() >= set(own) or (ASCII.issuperset(own) and not _is_ascii(dataset)):
         dataset.SpecificCharacterSet = "ISO_IR 192"
     elif source.header is not None:
         carry(source.header, dataset, ("SpecificCharacterSet",))
+
+
+def _is_ascii(dataset: Dataset) -> bool:
+    """Whether no text has letters beyond ASCII, which need a character set to be said."""
+    texts = (element for element in dataset.iterall() if element.VR in CUSTOMIZABLE_CHARSET_VR)
+    return all(str(element.value).isascii() for element in texts)
 
 
 class SourceReferences:

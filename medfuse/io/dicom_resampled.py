@@ -51,7 +51,7 @@ PET_ACQUISITION = (
 PET_UNKNOWN: dict[str, Any] = {
     **{"CountsSource": "EMISSION", "CorrectedImage": None, "DecayCorrection": "NONE", "CollimatorType": None},
     **{"RadiopharmaceuticalInformationSequence": [], "PatientOrientationCodeSequence": []},
-    **{"PatientGantryRelationshipCodeSequence": [], "FrameReferenceTime": 0},
+    **{"PatientGantryRelationshipCodeSequence": [], "FrameReferenceTime": 0, "ActualFrameDuration": None},
     **{"AcquisitionDate": None, "AcquisitionTime": None},
 }
 CT_ACQUISITION = ("KVP", "AcquisitionNumber", "AcquisitionDate", "AcquisitionTime", "ContrastBolusAgent")
@@ -119,13 +119,14 @@ def _write(result: Result, dataset: Dataset, folder: Path) -> list[Path]:
 
 
 def _storage(volume: Volume) -> Storage:
-    """16 bits from 0, as PET must have it; CT by whole HU."""
+    """16 bits from 0, as PET must have it; CT by whole HU, as far as they fit."""
     window = {"VOILUTFunction": "LINEAR_EXACT", **robust_window(volume.array)}
-    if volume.unit is Unit.HU:
-        return Storage("<i2", 16, window)
     low, high = float(volume.array.min()), float(volume.array.max())
+    largest = max(high, -low)
+    if volume.unit is Unit.HU and largest <= 2**15 - 1:
+        return Storage("<i2", 16, window)
     if low < 0:
-        return Storage("<i2", 16, window, float(decimal(max(high, -low) / (2**15 - 1))))
+        return Storage("<i2", 16, window, float(decimal(largest / (2**15 - 1))))
     return Storage("<u2", 16, window, float(decimal(high / (2**16 - 1) or 1)))
 
 
@@ -138,9 +139,11 @@ def _pet(result: Result, header: Dataset) -> Dataset:
     update(dataset, PET_UNKNOWN)
     carry(header, dataset, PET_ACQUISITION)
     describe(dataset, result)
+    for item in dataset.RadiopharmaceuticalInformationSequence:
+        item.setdefault("RadionuclideCodeSequence", [])
     dataset.Units = PET_UNITS.get(volume.unit) or word(header, "Units") or "PROPCNTS"
-    if volume.unit is Unit.SUV:
-        dataset.SUVType = "BW"
+    if dataset.Units == "GML":  # of which weight, lean mass or surface; without a word it would be the first
+        dataset.SUVType = "BW" if volume.unit is Unit.SUV else word(header, "SUVType")
     static = "STATIC" if words(header, "SeriesType")[:1] == ("STATIC",) else "WHOLE BODY"
     dataset.SeriesType = [static, "IMAGE"]
     dataset.NumberOfSlices = volume.grid.shape[0]
@@ -157,7 +160,7 @@ def _ct(result: Result, header: Dataset) -> Dataset:
     from highdicom.base import SOPClass
 
     dataset = SOPClass(sop_class_uid=CTImageStorage, modality="CT", **result.identity)
-    update(dataset, {"KVP": None, "AcquisitionNumber": None})
+    update(dataset, {"KVP": None, "AcquisitionNumber": None, "PatientPosition": None})
     carry(header, dataset, CT_ACQUISITION)
     describe(dataset, result)
     dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]

@@ -137,16 +137,25 @@ class Scan:
 
 
 def files_below(path: Path) -> list[Path]:
-    """The path itself if it is a file, else all files below it, sorted; links to folders are not followed.
+    """The path itself if it is a file, else all files below it, sorted.
 
-    Links that lead nowhere stay if they are named as DICOM: what they stood for may be a slice.
+    Links to folders are followed, to each folder once, and not upwards. Links that lead nowhere stay if they are named
+    as DICOM: what they stood for may be a slice.
 
     Raises:
         UnreadableFile: A folder cannot be looked into.
     """
     if path.is_file():
         return [path]
-    found = (Path(folder) / name for folder, _, names in os.walk(path, onerror=_refuse_closed) for name in names)
+    found: list[Path] = []
+    seen = set(path.resolve().parents)
+    for name, below, names in os.walk(path, onerror=_refuse_closed, followlinks=True):
+        folder = Path(name).resolve()
+        if folder in seen:
+            below.clear()
+            continue
+        seen.add(folder)
+        found += (Path(name) / file for file in names)
     return sorted(file for file in found if file.is_file() or (file.is_symlink() and _is_named_dicom(file)))
 
 
@@ -200,7 +209,8 @@ def scan(paths: Iterable[Path]) -> Scan:
     for n, one in enumerate(found):
         copies = sum(reason == COPY for reason, _ in aside[one.uid])
         scouts = [header for reason, header in aside[one.uid] if reason == LOCALIZER]
-        said = remarks(one.header, copies, scouts, alone if len(one.files) > 1 else [])
+        headers = [header for _, header in one.files]
+        said = remarks(headers, copies, scouts, alone if len(headers) > 1 else [])
         found[n] = replace(one, remarks=said)
     found.sort(key=lambda one: (one.number is None, one.number or 0, one.uid))
     return Scan(tuple(found), tuple(others), left_out, tuple(suspects))

@@ -1,16 +1,17 @@
-"""Files that are left out beside a series and may have to do with it: copies, and slices that damage hides."""
+"""Files that are left out beside a series and may have to do with it, and those that it lacks by its own word."""
 
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
 
 from medfuse.errors import MedfuseError
-from medfuse.io.dicom_header import damage_in, numbers, read_dataset, word
+from medfuse.io.dicom_header import count, damage_in, numbers, read_dataset, word
 
 #: What says how an image lies, its position apart.
 LOOK = ("StudyInstanceUID", "SOPClassUID", "FrameOfReferenceUID", "Rows", "Columns")
@@ -47,16 +48,18 @@ def _stored(path: Path) -> tuple[object, bytes]:
     return encoding, bytes(dataset.PixelData)
 
 
-def remarks(header: Dataset, copies: int, scouts: Sequence[Dataset], apart: Sequence[Dataset]) -> tuple[str, ...]:
-    """What a person should know of files that were left out beside a series; nothing where nothing is odd.
+def remarks(
+    headers: Sequence[Dataset], copies: int, scouts: Sequence[Dataset], apart: Sequence[Dataset]
+) -> tuple[str, ...]:
+    """What a person should know of files that a series lacks or left out beside it; nothing where nothing is odd.
 
     Args:
-        header: The header of an image of the series.
+        headers: Those of the images of the series.
         copies: How many copies of its images were left out.
         scouts: The headers of images with its UID that were left out as localizers.
         apart: The headers of images that are alone in other series.
     """
-    found = []
+    header, found = headers[0], list(_lacking(headers))
     if copies:
         found.append(f"left out: {copies} {'copy' if copies == 1 else 'copies'} of images that are there already")
     if marked := sum(_look_alike(header, scout) for scout in scouts):
@@ -69,8 +72,27 @@ def remarks(header: Dataset, copies: int, scouts: Sequence[Dataset], apart: Sequ
     return tuple(found)
 
 
-def _images(count: int) -> str:
-    return f"{count} image{'s' * (count > 1)}"
+def _images(number: int) -> str:
+    return f"{number} image{'s' * (number > 1)}"
+
+
+def _lacking(headers: Sequence[Dataset]) -> Iterator[str]:
+    """What is not there by the word of what is: at the end of a stack no gap would tell.
+
+    Number of Slices (0054,0081) is that of one volume of a PET or SPECT; the files of a concatenation, one image in
+    parts, are counted by each of them (PS3.3 section C.7.6.16.2.2.4).
+    """
+    stated = max(count(header, "NumberOfSlices") for header in headers)
+    images = sum(max(1, count(header, "NumberOfFrames", 1)) for header in headers)
+    if images < stated:
+        yield f"{_images(images)} where the header says that a volume has {stated}; slices may be missing"
+    parts: dict[str, set[int]] = defaultdict(set)
+    for header in headers:
+        parts[word(header, "ConcatenationUID")].add(count(header, "InConcatenationNumber"))
+    total = {word(header, "ConcatenationUID"): count(header, "InConcatenationTotalNumber") for header in headers}
+    for uid, found in parts.items():
+        if uid and len(found) < total[uid]:
+            yield f"{len(found)} of the {total[uid]} files of a concatenation; slices may be missing"
 
 
 def _look_alike(one: Dataset, other: Dataset) -> bool:

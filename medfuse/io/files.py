@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 
 from medfuse.errors import OutputError, SeriesError, UnreadableFile, UnsupportedImage
@@ -214,10 +213,11 @@ def write(
 def _write_file(volume: Volume, path: Path, kind: str, overwrite: bool, inputs: list[Path]) -> list[Path]:
     """Write one file with its sidecar."""
     sidecar = sidecar_path(path)
-    with ExitStack() as stack:
-        beside, sidecar_beside = (
-            stack.enter_context(whole(target, overwrite=overwrite, inputs=inputs)) for target in (path, sidecar)
-        )
+    _check_files((path, sidecar), overwrite, inputs)
+    with (  # the image takes its place first: without it, its sidecar would be left alone, or speak of an earlier one
+        whole(sidecar, overwrite=overwrite, inputs=inputs) as sidecar_beside,
+        whole(path, overwrite=overwrite, inputs=inputs) as beside,
+    ):
         sidecar_beside.write_text(to_json(volume), encoding="utf-8")
         if kind == NIFTI:
             write_nifti(volume, beside)
@@ -241,10 +241,24 @@ def check_output(
         OutputError: The target exists, cannot be written to, or has the name of another format.
         ValueError: `format` is not a format.
     """
-    path = Path(path)
-    targets = [path] if _format_to_write(path, format) == DICOM else [path, sidecar_path(path)]
+    path, spared = Path(path), _with_sidecars(inputs)
+    if _format_to_write(path, format) == DICOM:
+        check_target(path, overwrite, spared)
+    else:
+        _check_files((path, sidecar_path(path)), overwrite, spared)
+
+
+def _check_files(targets: tuple[Path, Path], overwrite: bool, inputs: list[Path]) -> None:
+    """Refuse an image file and its sidecar that cannot both be written."""
     for target in targets:
-        check_target(target, overwrite, _with_sidecars(inputs))
+        if target in inputs and not target.exists():
+            raise OutputError(
+                f"expected another name, found that {target.name}, its sidecar, would be taken for that of an input",
+                "Choose a name that differs before the suffix, or another folder",
+            )
+        check_target(target, overwrite, inputs)
+        if target.is_dir():
+            raise OutputError(f"expected a file to write, found the folder {target.name}", "Choose another name")
 
 
 def _with_sidecars(inputs: Iterable[Path | str]) -> list[Path]:
@@ -293,7 +307,7 @@ def _write_dicom(
         raise OutputError(
             f"expected a fused, colour or MR volume to write as DICOM, found {volume.modality.value} in "
             f"{volume.unit.value}",
-            "Write it as NIfTI (--format nifti, or a name that ends with .nii.gz)",
+            "Write it as NIfTI, under a name that ends with .nii.gz",
         )
     with whole(path, overwrite=overwrite, inputs=inputs, may_hold=DICOM_NAMES) as beside:
         beside.mkdir()

@@ -17,7 +17,7 @@ from medfuse.errors import MissingAttribute, OutputError, UnreadableFile, Unsupp
 from medfuse.grid import Grid
 from medfuse.io.deflate import MAX_RATIO, inflated
 from medfuse.io.limits import check_voxels
-from medfuse.io.samples import to_float32
+from medfuse.io.samples import from_stored, to_float32
 from medfuse.io.sidecar import meaning_of
 from medfuse.itk import to_grid, to_image
 from medfuse.volume import Modality, Source, Step, Unit, Volume
@@ -137,8 +137,7 @@ def read_itk(path: Path, format: str, modality: Modality | None = None, fill_nan
         stored = sitk.GetArrayFromImage(reader.Execute())
         if checksum not in (None, zlib.crc32(stored), zlib.crc32(stored.byteswap())):
             raise zlib.error("other bytes than were packed")
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes infinite, and is refused as such
-        array = stored.astype(np.uint8 if header.is_color else np.float32)
+    array = stored.astype(np.uint8) if header.is_color else from_stored(stored, path.name)
     if fill_nan is not None and not header.is_color:
         np.nan_to_num(array, copy=False, nan=fill_nan, posinf=fill_nan, neginf=fill_nan)
     meaning = meaning_of(path, modality)
@@ -161,8 +160,10 @@ def write_itk(volume: Volume, path: Path, format: str) -> None:
     import SimpleITK as sitk
 
     image = to_image(volume if volume.is_color else replace(volume, array=to_float32(volume.array)))
+    known = path.with_suffix(path.suffix.lower())  # MetaImageIO does not know .MHA
     try:
-        sitk.WriteImage(image, str(path), useCompression=True, imageIO=_READERS[format])
+        sitk.WriteImage(image, str(known), useCompression=True, imageIO=_READERS[format])
+        known.replace(path)
     except RuntimeError as error:
         raise OutputError(f"could not write {path.name}", "Check the space left on the disk") from error
 

@@ -36,7 +36,7 @@ from medfuse.grid import Grid
 from medfuse.io import limits
 from medfuse.io.deflate import MAX_RATIO
 from medfuse.io.limits import check_unpacked, check_voxels
-from medfuse.io.samples import to_float32
+from medfuse.io.samples import from_stored, to_float32
 from medfuse.io.sidecar import meaning_of
 from medfuse.volume import Modality, Source, Step, Unit, Volume
 
@@ -359,8 +359,7 @@ def _array(image: Any, header: NiftiHeader, frame: int, name: str) -> NDArray[An
                 f"expected opaque colour, found transparent voxels in {name}", "Convert it to RGB24 first"
             )
         return np.stack([voxels[channel] for channel in "RGB"], axis=-1)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes infinite, and is refused as such
-        return np.array(image.dataobj[at].transpose(2, 1, 0), dtype=np.float32, order="C")
+    return from_stored(image.dataobj[at].transpose(2, 1, 0), name)
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
@@ -390,10 +389,11 @@ def write_nifti(volume: Volume, path: Path) -> None:
             raise HeaderDataError("its position is too far from the origin for the header's float32")
         with ExitStack() as stack:
             file: Any = stack.enter_context(path.open("wb"))
-            if path.suffix == ".gz":
+            if path.suffix.lower() == ".gz":
                 file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0))
             image.to_stream(file)
     except HeaderDataError as error:
         raise OutputError(
-            f"could not write {' × '.join(map(str, volume.grid.shape))} voxels as NIfTI: {error}", "Use --format mha"
+            f"could not write {' × '.join(map(str, volume.grid.shape))} voxels as NIfTI: {error}",
+            "Give it a name that ends with .mha",
         ) from error

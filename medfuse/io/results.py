@@ -12,8 +12,8 @@ from medfuse.volume import Volume
 #: Names, digits folded, that an earlier result may have left and a new one need not have.
 NAMES = (
     *DICOM_NAMES,
-    *("registration.dcm", "blending.dcm", "resampled", "resampled-#.dcm", "resampled.dcm"),
-    *("resampled.nii.gz", "resampled.json"),
+    *("registration.dcm", "blending.dcm", "resampled", "resampled-#.dcm", "resampled.dcm", "dicom", "also"),
+    *("fused.nii.gz", "fused.json", "resampled.nii.gz", "resampled.json"),
 )
 
 

@@ -1,4 +1,4 @@
-"""The numbers that a written file holds: float32, wherever it can hold them."""
+"""The numbers that a volume and a written file hold: float32, wherever it can hold them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfuse.errors import OutputError
+from medfuse.errors import OutputError, UnsupportedImage
 
 #: float32 holds every whole number up to here (24 bits of significand, IEEE 754), and skips some beyond.
 LARGEST_WHOLE = 2**24
@@ -33,3 +33,22 @@ def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
             "Scale the values before writing, for example to another unit",
         )
     return array.astype(np.float32, copy=False)
+
+
+def from_stored(array: NDArray[Any], name: str) -> NDArray[np.float32]:
+    """The numbers of a file as contiguous float32; what overflows becomes infinite, for the volume to refuse.
+
+    Args:
+        array: Real numbers of any type and shape.
+        name: The file's name, for the message.
+
+    Raises:
+        UnsupportedImage: A whole number would change.
+    """
+    if array.dtype.kind in "iu" and (largest := max(abs(int(array.min())), abs(int(array.max())))) > LARGEST_WHOLE:
+        raise UnsupportedImage(
+            f"expected whole numbers of at most {LARGEST_WHOLE}, found {largest} in {name}",
+            "Scale them, or renumber labels; values beyond would not be kept as they are",
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array(array, dtype=np.float32, order="C")

@@ -129,8 +129,8 @@ def _read_notes(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        notes = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark before it
+    except (OSError, ValueError, RecursionError) as error:
         raise UnreadableFile(
             f"expected JSON beside the image, found {path.name} damaged", "Correct or remove it"
         ) from error
@@ -143,10 +143,19 @@ def _history(notes: Mapping[str, Any]) -> tuple[Step, ...]:
         return ()
     steps = notes.get("History")
     return tuple(
-        Step(str(step["name"]), step.get("parameters") or {}, str(step.get("version", "")))
+        Step(str(step["name"]), _parameters(step), str(step.get("version", "")))
         for step in (steps if isinstance(steps, list) else [])
         if isinstance(step, dict) and "name" in step
     )
+
+
+def _parameters(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a step, without warnings that are no texts: an editor may have been at them."""
+    found = step.get("parameters")
+    parameters = dict(found) if isinstance(found, dict) else {}
+    warnings = parameters.pop("warnings", None)
+    texts = [one for one in warnings if isinstance(one, str)] if isinstance(warnings, list) else []
+    return {**parameters, **({"warnings": texts} if texts else {})}
 
 
 def to_json(volume: Volume) -> str:
