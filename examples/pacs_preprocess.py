@@ -41,7 +41,8 @@ def main() -> int:
             return NO_PAIR
         structural, functional = (medfuse.read(words.incoming, series=uid) for uid in pair)
         fused = medfuse.fuse(structural, functional, method=words.method)
-        written = medfuse.write(fused, words.outgoing, inputs=[words.incoming])
+        rerun = medfuse.DicomOptions(stable_uids=True)  # replaces its result, here and in the archive
+        written = medfuse.write(fused, words.outgoing, overwrite=True, inputs=[words.incoming], dicom=rerun)
     except medfuse.MedfuseError as error:
         print(json.dumps({"status": "failed", "error": str(error)}))
         return error.exit_code

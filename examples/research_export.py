@@ -34,13 +34,13 @@ print(f"uncertain by {verdict.evidence.uncertainty_mm:.1f} mm: independent runs 
 resampled = medfuse.resample(functional, structural.grid, registration.transform)
 medfuse.write(resampled, out / "functional_on_structural.nii.gz")
 
-# %% Fuse with every rule that needs no network, and with the network on a coarser grid.
+# %% Fuse with every rule that needs no network, and with Duet on a coarser grid. A registration that failed is refused.
 for method in ("average", "maximum"):
-    fused = medfuse.fuse(structural, functional, transform=registration.transform, method=method)
+    fused = medfuse.fuse(structural, functional, transform=registration, method=method)
     medfuse.write(fused, out / f"fused_{method}.nii.gz")
     print(method, fused.array.shape, fused.array.dtype)
 
-fused = medfuse.fuse(structural, functional, transform=registration.transform, grid=4.0)
+fused = medfuse.fuse(structural, functional, transform=registration, grid=4.0)
 medfuse.write(fused, out / "fused_duet_4mm.nii.gz")
 
 # %% Every result says how it was made.

@@ -75,7 +75,7 @@ def align(
     structural: Volume,
     functional: Volume,
     register: str = "auto",
-    transform: Transform | Warp | None = None,
+    transform: Registration | Transform | Warp | None = None,
     progress: Progress | None = None,
     *,
     accept_untrusted: bool = False,
@@ -93,7 +93,8 @@ def align(
             registers; where a file states no frame, it registers and believes the result only if it is trusted and
             clearly leads away from the header's alignment. "rigid", "affine" and "deformable" register in any case;
             "none" takes the header's alignment.
-        transform: A known transform from the structural to the functional world, instead of all that.
+        transform: A known transform from the structural to the functional world, instead of all that; or what
+            `register` found, which is then used or refused by its verdict like any registration.
         progress: Called as the registration goes on.
         accept_untrusted: Use a registration that is doubtful or failed, too.
         threads: Threads of the registration; None for as many as there are cores.
@@ -106,6 +107,8 @@ def align(
     """
     if register not in REGISTER:
         raise ValueError(f"expected a register of {', '.join(REGISTER)}, got {register!r}")
+    if isinstance(transform, Registration):
+        return _judged(structural.grid, functional.grid, transform, transform.kind, accept_untrusted)
     if transform is not None:
         if not isinstance(transform, Transform | Warp):
             raise TypeError(f"expected a transform, got {type(transform).__name__}")
@@ -122,11 +125,16 @@ def align(
     tick = partial(progress, "registering") if progress else None
     with stage("register"):
         found = run_registration(structural, functional, kind, progress=tick, threads=threads)
-    if not accept_untrusted:
+    return _judged(structural.grid, functional.grid, found, register, accept_untrusted)
+
+
+def _judged(structural: Grid, functional: Grid, found: Registration, register: str, accept: bool) -> Alignment:
+    """The registration or the header's alignment, with a warning where the verdict calls for one."""
+    if not accept:
         refuse_failed(found)
-    alignment = _decided(structural.grid, functional.grid, found, register, accept_untrusted)
+    alignment = _decided(structural, functional, found, register, accept)
     if found.verdict.trust is not Trust.TRUSTED:
-        warnings.warn(f"{alignment.reason}. Look at the result before you rely on it", MedfuseWarning, stacklevel=2)
+        warnings.warn(f"{alignment.reason}. Look at the result before you rely on it", MedfuseWarning, stacklevel=3)
     return alignment
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medfuse.align import Transform, resample
+from medfuse.align import Registration, Transform, resample
 from medfuse.align.warp import Warp
 from medfuse.alignment import REGISTER, Alignment, Progress, align
 from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, parse_window
@@ -39,14 +39,14 @@ def fuse(
     method: str = METHOD,
     strategy: str | None = None,
     register: str = "auto",
-    transform: Alignment | Transform | Warp | None = None,
+    transform: Alignment | Registration | Transform | Warp | None = None,
     accept_untrusted: bool = False,
     grid: str | float | Grid = "structural",
     palette: str = DEFAULT_PALETTE,
     window: str | Window | Percentiles | None = None,
     structural_window: str | Window | Percentiles | None = None,
     device: str = "auto",
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     engine: Engine | None = None,
     any_patient: bool = False,
     threads: int | None = None,
@@ -62,7 +62,8 @@ def fuse(
         method: A key of `medfuse.METHODS`.
         strategy: How a learned method merges features; None for its default.
         register: See `medfuse.alignment.align`.
-        transform: A known transform or alignment from the structural to the functional world.
+        transform: A known transform or alignment from the structural to the functional world, or a registration, which
+            is used or refused by its verdict.
         accept_untrusted: Use a registration that is doubtful or failed, too.
         grid: Where the result lies: "structural", "functional", a voxel size in mm (the structural block with cubic
             voxels), or any `Grid` in the structural world.
@@ -84,7 +85,7 @@ def fuse(
         SUV. Its history says everything that was done.
 
     Raises:
-        ValueError: An unknown word among the arguments.
+        ValueError: An unknown word among the arguments, or a slice needs more than `memory_mib`.
         MedfuseError: See `medfuse.errors`.
     """
     structural = structural if isinstance(structural, Volume) else read(structural)
@@ -101,6 +102,7 @@ def fuse(
                 method, strategy, device, weights, threads=threads, precision=precision, memory_mib=memory_mib
             )
     target = _target(structural, functional, grid)
+    engine.check_memory(target.shape)
     if not isinstance(transform, Alignment):
         transform = align(
             structural,
@@ -275,6 +277,16 @@ def check_words(*, register: str, grid: str, palette: str, windows: Iterable[str
     for window in windows:
         if window is not None:
             parse_window(window)
+
+
+def check_memory(structural: Volume, functional: Volume, grid: str | float | Grid, engine: Engine) -> None:
+    """Refuse a grid whose slices need more memory than an engine may take, before anything is computed.
+
+    Raises:
+        ValueError: Then.
+        GeometryError: The grid has too many voxels.
+    """
+    engine.check_memory(_target(structural, functional, grid).shape)
 
 
 def check_pair(structural: Volume, functional: Volume, *, any_patient: bool = False) -> None:

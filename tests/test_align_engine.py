@@ -157,6 +157,19 @@ def test_the_search_comes_near_whatever_the_turn(turn: tuple[float, float, float
     assert [pose.score for pose in best] == sorted((pose.score for pose in best), reverse=True)
 
 
+def test_the_search_finds_a_slab_that_is_one_voxel_thick() -> None:
+    index = oblique(BODY).grid.lps_from_index.copy()
+    index[:3, 3] = oblique(BODY).grid.points_mm([(19, 0, 0)])[0]
+    thin = Level(BODY[19:21], Grid((2, *BODY.shape[1:]), index))
+    truth = rigid((0, 180, 0), (300, -500, 700), np.zeros(3))
+    small, large = (
+        cubic(to_image_of(level.array, level.grid), 9) for level in (thin, displaced(oblique(OTHER), truth))
+    )
+    assert min(small.array.shape) == 1
+    poses = candidates(small, large, orientations(20))  # all are climbed from
+    assert min(Transform(pose.matrix).distance_mm(Transform(truth), small.body_mm).mean() for pose in poses) < 15
+
+
 def test_the_search_does_not_depend_on_threads() -> None:
     small, large = (cubic(to_image_of(array, oblique(array).grid), 12) for array in (BODY, OTHER))
     one, three = candidates(small, large, orientations(20)), candidates(small, large, orientations(20), threads=3)

@@ -89,10 +89,25 @@ def test_one_grid_is_one_world(mr: Volume) -> None:
 
 
 @pytest.mark.usefixtures("never")
-def test_a_registration_or_a_path_is_no_transform(mr: Volume, pet: Volume) -> None:
-    for given in (registration("trusted"), "t.tfm", np.eye(4)):
+def test_a_path_or_a_matrix_is_no_transform(mr: Volume, pet: Volume) -> None:
+    for given in ("t.tfm", np.eye(4)):
         with pytest.raises(TypeError, match=f"expected a transform, got {type(given).__name__}"):
             align(mr, pet, transform=given)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("never")
+def test_a_given_registration_is_judged_like_any(mr: Volume, pet: Volume) -> None:
+    apart = in_frames(mr, pet, TWO)
+    found = align(*apart, transform=registration("trusted"))
+    assert (found.transform is SHIFT, found.trust, found.is_registered) == (True, Trust.TRUSTED, True)
+    with pytest.warns(MedfuseWarning, match="rigid registration, doubtful"):
+        assert align(*apart, transform=registration("doubtful")).is_registered
+    with pytest.warns(MedfuseWarning, match="header, for the rigid registration is doubtful"):
+        assert not align(*in_frames(mr, pet, ONE), transform=registration("doubtful")).is_registered
+    with pytest.raises(RegistrationError, match="the rigid one failed"):
+        align(*apart, transform=registration("failed"))
+    with pytest.warns(MedfuseWarning, match="rigid registration, failed"):
+        assert align(*apart, transform=registration("failed"), accept_untrusted=True).trust is Trust.FAILED
 
 
 @pytest.mark.usefixtures("never")

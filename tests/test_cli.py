@@ -79,7 +79,8 @@ Command = Callable[..., Ran]
 @pytest.fixture
 def medfuse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Command]:
     """Run `medfuse` with some arguments, in a fresh folder. No patient is ever named, and no traceback is shown."""
-    level, handler = logging.getLogger("pydicom").level, signal.getsignal(signal.SIGTERM)
+    level = logging.getLogger("pydicom").level
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     place, temporary = tmp_path / "place", tmp_path / "tmp"
     place.mkdir()
     temporary.mkdir()
@@ -102,7 +103,8 @@ def medfuse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
 
     yield run
     logging.getLogger("pydicom").setLevel(level)
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -879,6 +881,9 @@ def test_nothing_is_left_when_writing_fails(
     [
         (MemoryError(), "not enough memory.*--grid 2"),
         (RuntimeError("CUDA out of memory"), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (RuntimeError("allocation policy in memory"), "unforeseen RuntimeError"),
+        (ValueError("out of memory"), "unforeseen ValueError"),
         (ZeroDivisionError(NAME), "unforeseen ZeroDivisionError.*MEDFUSE_DEBUG=1"),
     ],
 )
@@ -891,6 +896,15 @@ def test_what_was_not_foreseen_ends_in_one_line_too(
     monkeypatch.delenv("MEDFUSE_DEBUG", raising=False)
     monkeypatch.setattr("medfuse.pipeline.fuse", fail)
     refused(1, match, "fuse", scans / "study/mr", scans / "study/pet", "-o", "out", *FUSE)
+
+
+def test_too_small_a_memory_is_refused_before_the_registration(
+    refused: Callable[..., None], scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medfuse.alignment.align", pytest.fail)
+    options = ("--grid", 1, "--memory", 1, "--method", "maximum", "--device", "cpu")
+    match = r"expected at least \d+ MiB of memory for slices of \d+ × \d+, got 1\. See medfuse fuse --help"
+    refused(2, match, "fuse", scans / "study/mr", scans / "study/pet", "-o", "out", *options)
 
 
 def test_the_traceback_of_a_fault_can_be_asked_for(
@@ -908,7 +922,7 @@ def test_the_traceback_of_a_fault_can_be_asked_for(
 # As a process
 
 
-@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_stopped_in_the_middle_of_writing(scans: Path, tmp_path: Path, sign: signal.Signals, code: int) -> None:
     program = (
         "import signal, time\n"

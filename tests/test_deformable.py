@@ -69,6 +69,26 @@ def test_finds_a_known_deformation(
     assert steps[-1] == (80, 80)
 
 
+def test_bends_where_a_small_scan_lies_in_a_large_one(
+    head: HeadScans, bending: sitk.Transform, bent_mr: Volume
+) -> None:
+    start = Transform(np.linalg.inv(head.mr_from_ct))
+    truth = Warp(start, sitk.CompositeTransform([start.to_itk(), bending]))
+    first, last = (np.array(head.ct.grid.shape) * share // 16 for share in (2, 9))
+    index = head.ct.grid.lps_from_index.copy()
+    index[:3, 3] = head.ct.grid.points_mm([first])[0]
+    array = head.ct.array[tuple(map(slice, first, last))]
+    block = Volume(array, Grid(array.shape, index), head.ct.modality, head.ct.unit)
+    assert np.prod(block.grid.extent_mm) < 0.12 * np.prod(bent_mr.grid.extent_mm)
+    found = deform(comparable(bent_mr), comparable(block), start)
+    points = body_mm(bent_mr)
+    points = points[block.grid.contains(start.apply(points))]
+    before, after = (np.median(truth.distance_mm(one, points)) for one in (start, found))
+    assert before > 1
+    assert after < 0.6 * before
+    assert folding(found, bent_mr.grid) == 0
+
+
 def test_leaves_alone_what_fits(head: HeadScans) -> None:
     start = Transform(np.linalg.inv(head.mr_from_ct))
     found = deform(comparable(head.mr), comparable(head.ct), start)
@@ -137,7 +157,7 @@ def test_strain_is_the_mean_square_of_the_derivatives(moves: np.ndarray) -> None
 def test_the_slope_of_the_cost_is_its_slope(moves: np.ndarray) -> None:
     one, other = (levels(comparable(volume(seed)), (3.0,))[0] for seed in (1, 1))
     lattice = _Lattice.over(volume(1).grid)
-    fit = _Fit(Information(one, other, 20_000), Transform.identity(), lattice)
+    fit = _Fit(Information(one, other, 20_000), Transform.identity(), lattice, 1.5)
     shares = (moves / lattice.spacing_mm).ravel() / 4
     way = fit.cost(shares)[1]
     step = 1e-3 * way / np.linalg.norm(way)

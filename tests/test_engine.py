@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from medfuse.fusion import READY, Display, Engine, choose_device, display_of
 from medfuse.fusion.flight import Lane
 from medfuse.fusion.methods import METHODS, RULES, Method
 from medfuse.fusion.networks import FUSERS, TRAINABLE
-from medfuse.fusion.settings import Setting
+from medfuse.fusion.settings import Setting, _legacy_precisions, _set_legacy_precisions, one_thread
 from medfuse.fusion.strategies import STRATEGIES
 from medfuse.fusion.weights import read_weights
 from medfuse.grid import Grid
@@ -235,13 +236,49 @@ def test_torch_has_one_thread_in_each_worker_and_its_own_for_a_single_slice(monk
             assert other.submit(torch.get_num_threads).result() == 2
 
 
+@pytest.mark.usefixtures("torch_threads")
+def test_every_thread_has_its_own_count_of_torch_threads_back() -> None:
+    """Whoever ends first, and also one that began while another had a single one."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def hold() -> list[int]:
+        counts = [torch.get_num_threads()]
+        with one_thread():
+            counts.append(torch.get_num_threads())
+            begun.set()
+            ended.wait(10)
+        return [*counts, torch.get_num_threads()]
+
+    with ThreadPoolExecutor(1) as other:
+        with one_thread():
+            held = other.submit(hold)
+            assert begun.wait(10)
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        ended.set()
+        assert held.result() == [2, 1, 2]
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 2
+
+
+def test_nothing_is_read_of_a_setting_before_it_is_wanted() -> None:
+    Setting(pytest.fail, pytest.fail)
+
+
+def test_a_torch_without_switches_of_float32_is_set_by_its_older_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.set_float32_matmul_precision("highest")
+    with Setting(_legacy_precisions, _set_legacy_precisions).at(("high", False)):
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", False)
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", True)
+
+
 def test_settings_are_put_back_by_the_last_that_holds_them() -> None:
     kept = ["found"]
     setting = Setting(lambda: kept[-1], kept.append)
     first, second = setting.at("one"), setting.at("one")
     first.__enter__()
     second.__enter__()
-    assert setting.usual() == "found"
     with ThreadPoolExecutor(1) as other:
 
         def wait() -> str:
@@ -341,24 +378,79 @@ def test_bfloat16_errs_by_what_is_stated(method: str, most: float, device: str) 
         assert np.abs(Engine(method, device=device).fuse_planes(*planes) - exact).max() < 1e-5
 
 
-def test_float32_is_exact_whatever_the_switches_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And they stay as they were found."""
-    seen = []
+def rounded() -> list[bool]:
+    """Whether products of matrices and convolutions may be rounded to TF32 now."""
+    backends = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return [torch.get_float32_matmul_precision() != "highest", backends.cudnn.allow_tf32]
+    switches = backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv
+    return [switch.fp32_precision == "tf32" for switch in switches]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[bool]]:
+    """What `rounded` says whenever the maximum is taken."""
+    seen: list[list[bool]] = []
 
     def watched(structural: torch.Tensor, functional: torch.Tensor) -> torch.Tensor:
-        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        seen.append(rounded())
         return torch.maximum(structural, functional)
 
     monkeypatch.setitem(RULES, "maximum", watched)
+    return seen
+
+
+def test_float32_is_exact_whatever_the_switches_of_torch(
+    monkeypatch: pytest.MonkeyPatch, seen: list[list[bool]]
+) -> None:
+    """And they stay as they were found."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     try:
         torch.set_float32_matmul_precision("high")
+        before = rounded()
+        assert before[:2] == [True, True]
         Engine("maximum", device="cpu").fuse_planes(random((1, 6, 7), 1), random((1, 6, 7), 2))
-        assert seen == [("highest", False)]
+        assert len(seen) == 1
+        assert not any(seen[0])
+        assert rounded() == before
         assert torch.get_float32_matmul_precision() == "high"
         assert torch.backends.cudnn.allow_tf32
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has no such switches")
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("", [True, True, True, True]),
+        ("cudnn", [True, True, False, False]),
+        ("cuda.matmul", [True, False, False, False]),
+        ("cudnn.conv", [False, True, False, False]),
+        ("mkldnn.conv", [False, False, False, True]),
+    ],
+)
+def test_the_newer_switches_of_torch_stay_as_they_were_found(
+    place: str, expected: list[bool], seen: list[list[bool]]
+) -> None:
+    """And where one follows another, it still does."""
+    below = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
+    switches = [*below, torch.backends.mkldnn.conv, torch.backends.cudnn, torch.backends]
+    found = [switch.fp32_precision for switch in switches]
+    switch = attrgetter(place)(torch.backends) if place else torch.backends
+    try:
+        for one in switches:
+            one.fp32_precision = "none"
+        switch.fp32_precision = "tf32"
+        assert rounded() == expected
+        Engine("maximum", device="cpu").fuse_planes(random((1, 6, 7), 1), random((1, 6, 7), 2))
+        assert not any(seen[0])
+        assert rounded() == expected
+        switch.fp32_precision = "none"
+        assert not any(rounded())
+    finally:
+        for one, precision in zip(switches, found, strict=True):
+            one.fp32_precision = precision
 
 
 @pytest.mark.parametrize(
@@ -428,6 +520,25 @@ def test_planes_of_any_kind_of_array_are_taken(dilran: Engine) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("functional", "batch", "message"),
+    [
+        (np.zeros((3, 9, 8)), None, r"expected planes \(N, H, W\) of one shape, got \(2, 9, 8\) and \(3, 9, 8\)"),
+        (np.zeros((1, 9, 8)), None, r"got \(2, 9, 8\) and \(1, 9, 8\)"),
+        (np.zeros((2, 9, 1)), None, r"got \(2, 9, 8\) and \(2, 9, 1\)"),
+        (np.zeros((2, 9, 8), np.uint8), None, r"expected luminances in \[0, 1\] in floating point, got uint8"),
+        (np.zeros((2, 9, 8)), 0, "expected a batch of at least one plane, got 0"),
+        (np.zeros((2, 9, 8)), -1, "expected a batch of at least one plane, got -1"),
+    ],
+)
+def test_planes_that_do_not_go_together_are_refused(functional: np.ndarray, batch: int | None, message: str) -> None:
+    engine = Engine("average", device="cpu")
+    with pytest.raises(ValueError, match=message):
+        engine.fuse_planes(random((2, 9, 8), 1), functional, batch)
+    with pytest.raises(ValueError, match=r"got \(9, 8\) and \(9, 8\)"):
+        engine.fuse_planes(random((9, 8), 1), random((9, 8), 2))
+
+
 def test_what_is_fused_is_not_changed(dilran: Engine) -> None:
     structural, functional = random((2, 9, 8), 1), random((2, 9, 8), 2)
     dilran.fuse_planes(structural, functional)
@@ -495,5 +606,5 @@ def test_unknown_words_are_refused(arguments: dict[str, str], message: str) -> N
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match=r"found something else in other\.safetensors"):
+    with pytest.raises(WeightsError, match=r"found those of another network in other\.safetensors"):
         Engine("dilran", device="cpu", weights=tmp_path / "other.safetensors")

@@ -54,8 +54,12 @@ def test_pacs_preprocess_writes_a_series(study: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = {"status": "fused", "images": 20, "alignment": "one frame of reference", "trust": None}
     assert json.loads(done.stdout) == told
-    image = pydicom.dcmread(next((tmp_path / "out").iterdir()))
-    assert image.StudyInstanceUID == pydicom.dcmread(next((study / "mr").iterdir())).StudyInstanceUID
+    first = {path.name: pydicom.dcmread(path) for path in (tmp_path / "out").iterdir()}
+    study_uid = pydicom.dcmread(next((study / "mr").iterdir())).StudyInstanceUID
+    assert {image.StudyInstanceUID for image in first.values()} == {study_uid}
+    assert run("pacs_preprocess.py", study, tmp_path / "out", "--method", "average").returncode == 0
+    for path in (tmp_path / "out").iterdir():
+        assert pydicom.dcmread(path).SOPInstanceUID == first[path.name].SOPInstanceUID
 
 
 def test_pacs_preprocess_says_when_there_is_no_pair(study: Path, tmp_path: Path) -> None:

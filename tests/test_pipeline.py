@@ -188,6 +188,14 @@ def test_a_grid_too_fine_for_any_memory(mr: Volume, pet: Volume, rule: Engine) -
         fuse(mr, pet, grid=0.001, engine=rule)
 
 
+def test_too_small_a_memory_is_refused_before_the_registration(
+    mr: Volume, pet: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medfuse.pipeline.align", pytest.fail)
+    with pytest.raises(ValueError, match=r"expected at least \d+ MiB of memory for slices of .*, got 1"):
+        fuse(mr, pet, method="maximum", device="cpu", grid=1.0, memory_mib=1)
+
+
 def test_uptake_is_colour_and_ct_beside_mr_is_grey(mr: Volume, pet: Volume, ct: Volume, rule: Engine) -> None:
     color, grey = fuse(mr, pet, engine=rule), fuse(mr, ct, engine=rule)
     assert (color.array.dtype, color.unit, color.array.shape) == (np.uint8, Unit.RGB, (12, 18, 20, 3))

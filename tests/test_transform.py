@@ -207,6 +207,16 @@ def test_a_file_cut_off_anywhere_is_no_identity(itk: sitk.Transform, tmp_path: P
             read_transform(path)
 
 
+def test_a_list_of_transforms_is_none(tmp_path: Path) -> None:
+    """ITK reads the first, and drops the rest."""
+    one, other = (tmp_path / name for name in ("a.tfm", "b.tfm"))
+    sitk.WriteTransform(sitk.TranslationTransform(3, (10, 0, 0)), str(one))
+    sitk.WriteTransform(sitk.TranslationTransform(3, (0, 20, 0)), str(other))
+    one.write_text(one.read_text() + other.read_text().partition("\n")[2])
+    with pytest.raises(UnsupportedImage, match=r"found 2 side by side in a\.tfm"):
+        read_transform(one)
+
+
 @pytest.mark.parametrize("name", ["a.tfm", "a.h5", "a.txt", "a"])
 @pytest.mark.parametrize(
     "content",

@@ -13,6 +13,7 @@ from medfuse.align.verdict import DOUBTFUL, TRUSTED, Evidence, Trust, judge
 
 GOOD = Evidence(
     agreement_mm={"start": 0.2, "inverse": 0.3, "engine": 0.9, "halves": 1.2},
+    start_mm=20.0,
     rival=0.6,
     nmi_before=1.05,
     nmi_after=1.2,
@@ -39,6 +40,11 @@ def test_good_evidence_is_trusted() -> None:
         ({"agreement_mm": {"inverse": 15.1}}, "doubtful", "the inverse direction ended 15.1 mm away (limit 3 mm)"),
         ({"agreement_mm": {"engine": float("inf")}}, "doubtful", "another engine ended nowhere (limit 3 mm)"),
         ({"agreement_mm": {"engine": float("nan")}}, "doubtful", "another engine ended nowhere (limit 3 mm)"),
+        (
+            {"start_mm": 3.3},
+            "doubtful",
+            "halves of the smaller scan, registered alone, ended 1.2 mm away (limit 1.1 mm)",
+        ),
         ({"rival": 0.86}, "doubtful", "an alignment elsewhere scores 86.0% as high (limit 85%)"),
         ({"rival": 0.96}, "failed", "an alignment elsewhere scores 96.0% as high (limit 95%)"),
         ({"nmi_after": 1.004}, "failed", "tell next to nothing of each other (1.004, limit 1.01)"),
@@ -54,6 +60,13 @@ def test_each_number_counts(change: dict[str, object], trust: str, reason: str |
     assert verdict.trust == trust
     assert (len(verdict.reasons), reason is None) in ((0, True), (1, False))
     assert all(reason in found for found in verdict.reasons if reason)
+
+
+def test_runs_that_began_near_one_another_must_agree_better() -> None:
+    near = replace(GOOD, start_mm=2.0)
+    assert judge(replace(near, agreement_mm={"engine": 0.6, "halves": 0.6})).trust is Trust.TRUSTED
+    assert judge(replace(near, agreement_mm={"engine": 0.6, "halves": 0.7})).trust is Trust.DOUBTFUL
+    assert judge(replace(near, agreement_mm={"engine": 3.1, "halves": 3.1})).trust is Trust.FAILED
 
 
 def test_every_reason_is_given_with_the_limit_that_decided() -> None:

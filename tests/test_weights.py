@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from medfuse.errors import WeightsError
 from medfuse.fusion import weights as weights_module
+from medfuse.fusion.methods import Method
 from medfuse.fusion.networks import TRAINABLE
 from medfuse.fusion.networks.dilran import PUBLISHED_NAMES, Dilran
 from medfuse.fusion.weights import BY_MODALITY, SHIPPED, convert, read_weights, to_bytes
@@ -152,7 +153,26 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, change: str) -> 
         tensors = {"weight": torch.zeros(2, 2)}
     path = tmp_path / "other.safetensors"
     save_file(tensors, path)
-    assert_refused("expected weights of dilran in safetensors form, found something else in other", path)
+    assert_refused("expected the tensors of dilran, found those of another network in other.*weights convert", path)
+
+
+def test_no_conversion_is_advised_of_a_network_that_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2, 2)}, path)
+    text = tmp_path / "text.safetensors"
+    text.write_text("these are no weights\n")
+    for file, message in ((path, "expected the tensors of duet, found those of another"), (text, "something else in")):
+        with pytest.raises(WeightsError, match=message) as caught:
+            read_weights(TRAINABLE["duet"](), "duet", file)
+        assert caught.value.hint
+        assert "convert" not in caught.value.hint
+
+
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    path = MODELS / "duet-pet.safetensors"
+    assert Method("duet", weights=str(path)).weights_sha256() == SHIPPED["duet-pet"]
+    with pytest.raises(WeightsError, match=r"cannot read absent\.safetensors"):
+        Method("duet", weights=str(tmp_path / "absent.safetensors"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -178,7 +198,7 @@ def test_negligible_weights_are_read_as_nothing(tmp_path: Path) -> None:
 
 def test_published_weights_of_another_network_are_refused(shared: Path) -> None:
     path = shared / "reference-networks" / "msrpan_published.safetensors"
-    assert_refused("found something else in msrpan_published", path)
+    assert_refused("found those of another network in msrpan_published", path)
     assert_not_converted("found 23 of 23 absent or of another shape in msrpan_published", path)
 
 

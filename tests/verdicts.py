@@ -15,6 +15,7 @@ def registration(trust: str, kind: str = "rigid", uncertainty_mm: float = 0.4) -
     """One that found `SHIFT`, which moves everything by 5.8 mm."""
     evidence = Evidence(
         agreement_mm={"start": uncertainty_mm / 2, "inverse": uncertainty_mm},
+        start_mm=20.0,
         rival=0.6,
         nmi_before=1.02,
         nmi_after=1.19,

@@ -334,6 +334,7 @@ def _evidence(pair: _Pair, found: Floats, agreement: Mapping[str, float], rival:
     stretched = np.abs(np.linalg.svd(transform.moving_from_fixed[:3, :3], compute_uv=False) - 1).max()
     return Evidence(
         agreement_mm=agreement,
+        start_mm=pair.distance_mm(_nudged(pair, found), found),
         rival=rival,
         nmi_before=measure(header)[0],
         nmi_after=measure(found)[0],

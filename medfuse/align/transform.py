@@ -124,9 +124,15 @@ def write_transform(
 
 
 def _read_itk(path: Path) -> Transform | Warp:
-    if _is_cut_off(path):
+    kinds, is_whole = _listed(path)
+    if not is_whole:
         raise UnreadableFile(
             f"expected all parameters of every transform, cannot read {path.name}", "Give the whole file"
+        )
+    if len(kinds) > 1 and not kinds[0].startswith(b"Composite"):
+        raise UnsupportedImage(
+            f"expected one transform, or one composed of several, found {len(kinds)} side by side in {path.name}",
+            "Compose them to one; of several ITK takes the first",
         )
     try:
         itk = sitk.ReadTransform(str(path))
@@ -138,14 +144,16 @@ def _read_itk(path: Path) -> Transform | Warp:
     return Transform.from_itk(itk) if itk.IsLinear() else Warp.from_itk(itk)
 
 
-def _is_cut_off(path: Path) -> bool:
-    """Whether a text of ITK lacks parameters of a transform, of which ITK then silently makes an identity."""
+def _listed(path: Path) -> tuple[list[bytes], bool]:
+    """The kinds of the transforms in a text of ITK, and whether each has its parameters, which ITK would make up."""
     with path.open("rb") as file:
         if not file.read(8).startswith(b"#Insight"):
-            return False
-        keys = [line.partition(b":")[0].strip() for line in file if not line.startswith(b"Transform: Composite")]
-    counts = {keys.count(key) for key in (b"Transform", b"Parameters", b"FixedParameters")}
-    return len(counts) > 1 or counts == {0}
+            return [], True
+        lines = [[part.strip() for part in line.partition(b":")[::2]] for line in file]
+    kinds = [value for key, value in lines if key == b"Transform"]
+    own = len(kinds) - sum(kind.startswith(b"Composite") for kind in kinds)
+    keys = [key for key, _ in lines]
+    return kinds, own > 0 and keys.count(b"Parameters") == keys.count(b"FixedParameters") == own
 
 
 def _numbers(content: bytes) -> list[float] | None:

@@ -28,6 +28,7 @@ class Evidence:
         agreement_mm: By independent run, how far it ended from the transform found, mm: "start" (the same from
             elsewhere), "inverse" (the larger volume laid on the smaller), "engine" (another measure, optimizer and
             library) and "halves" (each half of the smaller volume alone, along each axis: RMS of the six).
+        start_mm: How far from the transform found the other start lay.
         rival: Score of the best pose elsewhere as a share of this one's, at a coarse resolution; the score is what
             normalized mutual information has above 1, times the share of the smaller volume inside the larger. It can
             exceed 1: a pose turned by more than 90° against the headers is taken only if it scores 1.05 times as high.
@@ -45,6 +46,7 @@ class Evidence:
     """
 
     agreement_mm: Mapping[str, float]
+    start_mm: float
     rival: float
     nmi_before: float
     nmi_after: float
@@ -84,9 +86,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Limits:
-    """How bad the evidence may be; each number as in `Evidence`, and `runs`: how many may end beyond `agreement_mm`."""
+    """How bad the evidence may be; each number as in `Evidence`.
+
+    Args:
+        agreement_mm: How far an independent run may end,
+        of_start: and that as a share of `start_mm`: runs that begin near one another agree on anything.
+        runs: How many may end beyond.
+    """
 
     agreement_mm: float
+    of_start: float
     runs: int
     rival: float
     nmi_after: float
@@ -96,9 +105,13 @@ class Limits:
 
 
 #: Beyond these a registration is doubtful,
-TRUSTED = Limits(agreement_mm=3.0, runs=0, rival=0.85, nmi_after=1.01, overlap_after=0.25, stretched=0.15, folded=0.0)
+TRUSTED = Limits(
+    agreement_mm=3.0, of_start=1 / 3, runs=0, rival=0.85, nmi_after=1.01, overlap_after=0.25, stretched=0.15, folded=0.0
+)
 #: and beyond these it has failed: one run alone may have lost its way.
-DOUBTFUL = Limits(agreement_mm=15.0, runs=1, rival=0.95, nmi_after=1.01, overlap_after=0.1, stretched=0.5, folded=0.02)
+DOUBTFUL = Limits(
+    agreement_mm=15.0, of_start=1.5, runs=1, rival=0.95, nmi_after=1.01, overlap_after=0.1, stretched=0.5, folded=0.02
+)
 
 RUNS = {
     "start": "a run from another start ended",
@@ -119,11 +132,12 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _excesses(evidence: Evidence, limits: Limits) -> Iterator[str]:
     """What lies beyond limits, in words."""
-    far = {run: distance for run, distance in evidence.agreement_mm.items() if not distance <= limits.agreement_mm}
+    limit_mm = min(limits.agreement_mm, limits.of_start * evidence.start_mm)
+    far = {run: distance for run, distance in evidence.agreement_mm.items() if not distance <= limit_mm}
     if len(far) > limits.runs:
         for run, distance in far.items():
             where = f"{distance:.1f} mm away" if isfinite(distance) else "nowhere"
-            yield f"{RUNS.get(run, run)} {where} (limit {limits.agreement_mm:g} mm)"
+            yield f"{RUNS.get(run, run)} {where} (limit {limit_mm:.2g} mm)"
     if evidence.rival > limits.rival:
         yield f"an alignment elsewhere scores {evidence.rival:.1%} as high (limit {limits.rival:.0%})"
     if evidence.nmi_after < limits.nmi_after:

@@ -35,6 +35,8 @@ from medfuse.errors import MedfuseError
 
 #: What typer raises on wrong usage; it exports this child of it only.
 UsageError: Any = typer.BadParameter.__base__
+#: What a `RuntimeError` of torch or ITK says where memory is short: on a GPU, in its libraries, on the CPU, in C++.
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "Failed to allocate memory", "bad_alloc")
 
 app = typer.Typer(name="medfuse", pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 app.command("fuse")(fuse.fuse)
@@ -77,8 +79,10 @@ def main() -> None:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     # Linux hands out memory for large tensors in few large pages: PyTorch asks for them on this word.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # What was begun is cleared away on the way out, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # What was begun is cleared away on the way out, as after Ctrl-C; a closed terminal ends nothing that nohup began.
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         code = app(prog_name="medfuse", standalone_mode=False)
     except UsageError as error:
@@ -99,7 +103,8 @@ def main() -> None:
 
 def _explained(error: Exception) -> str:
     """What to say of an error that medfuse did not foresee; its own text may quote a header, and is left out."""
-    if isinstance(error, MemoryError) or any(word in str(error) for word in ("memory", "bad_alloc", "allocat")):
+    is_short = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    if is_short or isinstance(error, MemoryError):
         return "not enough memory. Fuse on a coarser grid, for example --grid 2"
     return f"an unforeseen {type(error).__name__}. Set MEDFUSE_DEBUG=1 to see where, and please report it"
 

@@ -176,8 +176,7 @@ def fuse(
         if also:
             moving.append(read_scan("also", also, **of_also, **of_all))
             check_ride(*moving)
-        for volume in moving:
-            pipeline.check_pair(scan, volume, any_patient=any_patient)
+        _check_scans(scan, moving, grid, engine, any_patient)
         windows = [pipeline.to_window(choice, volume) for choice, volume in zip(choices, (scan, *moving), strict=False)]
         known = _given(transform, save_transform, scan, moving[0], overwrite) if transform else None
         with progress_bars() as progress:
@@ -233,6 +232,16 @@ def _warn(alignment: Any, fused: list[Any]) -> None:
     if alignment.registration:
         say_doubt(alignment.registration.verdict, alignment.reason)
     say_warnings(*fused)
+
+
+def _check_scans(scan: Any, moving: list[Any], grid: str, engine: Any, any_patient: bool) -> None:
+    """Refuse before the registration scans that do not go together, or whose slices need more memory than there is."""
+    from medfuse import pipeline
+
+    for volume in moving:
+        pipeline.check_pair(scan, volume, any_patient=any_patient)
+        with usage_errors():
+            pipeline.check_memory(scan, volume, grid, engine)
 
 
 def _check_extras(resampled: bool, grid: str, also: Path | None, *words: object) -> None:

@@ -45,7 +45,7 @@ Resampled = Annotated[
     typer.Option("--resampled", help="Write the functional scan on the result's grid, too, in its own unit."),
 ]
 Deidentify = Annotated[
-    bool, typer.Option("--deidentify", help="Name nobody in what is written; needs medfuse[research].")
+    bool, typer.Option("--deidentify", help="Name nobody in what is written; needs the extra research.")
 ]
 DeidentifyKey = Annotated[
     Path | None,

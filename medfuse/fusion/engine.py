@@ -21,7 +21,7 @@ from medfuse.defaults import METHOD
 from medfuse.fusion.display import Display, leaving_color
 from medfuse.fusion.flight import Lane, in_flight, in_turn, stream_on
 from medfuse.fusion.methods import Method
-from medfuse.fusion.settings import ARITHMETIC, EXACT, TF32, THREADS
+from medfuse.fusion.settings import arithmetic_of, one_thread, set_threads
 from medfuse.fusion.weights import modality_beside
 from medfuse.stages import stage
 from medfuse.volume import Modality, Pair, Unit, Volume
@@ -69,7 +69,7 @@ class Engine:
         method: str = METHOD,
         strategy: str | None = None,
         device: str = "auto",
-        weights: Path | None = None,
+        weights: str | Path | None = None,
         *,
         threads: int | None = None,
         precision: str = "float32",
@@ -80,8 +80,16 @@ class Engine:
                 raise ValueError(f"expected at least one {name}, got {number}")
         self.device = choose_device(device)
         self.method = Method(method, strategy, weights, self.device, precision)
-        self.threads = threads or THREADS.usual()
+        self.threads = threads or torch.get_num_threads()
         self.memory_mib = memory_mib
+
+    def check_memory(self, shape: tuple[int, ...]) -> None:
+        """Refuse a volume of a shape (K, J, I) that `fuse` would refuse, before it is there.
+
+        Raises:
+            ValueError: A slice needs more than `memory_mib`.
+        """
+        self._most_slices(shape[1:])
 
     def fuse(self, pair: Pair, structural: Display, functional: Display, progress: Progress | None = None) -> Volume:
         """Fuse a pair slice by slice along the grid's first axis.
@@ -133,16 +141,21 @@ class Engine:
     ) -> NDArray[np.float32]:
         """Fuse luminances, (N, H, W) in [0, 1] both, into one of the same form, float32.
 
+        Nothing looks for NaN here, which `medfuse.read` refuses: what comes of it is left to the method.
+
         Args:
-            structural: The structural planes.
-            functional: The functional planes.
+            structural: The structural planes, in floating point.
+            functional: The functional planes, of the same shape.
             batch: Planes at a time; None leaves it to the engine. A last batch that is short is filled up.
             modality: Of the functional planes, for methods that have weights of their own for some beside MR; leave it
                 out beside CT.
 
         Raises:
-            ValueError: A plane needs more than `memory_mib`.
+            ValueError: Planes of other forms, or a batch below 1; or a plane needs more than `memory_mib`.
         """
+        _check_planes(structural, functional)
+        if batch is not None and batch < 1:
+            raise ValueError(f"expected a batch of at least one plane, got {batch}")
         fused = np.empty(structural.shape, np.float32)
 
         def load(slices: slice) -> tuple[NDArray[Any], NDArray[Any], None]:
@@ -182,13 +195,13 @@ class Engine:
             return int(slices.stop)
 
         with ExitStack() as held, stage("network"):
-            held.enter_context(ARITHMETIC.at(TF32 if self.method.precision == "tf32" else EXACT))
-            if len(batches) > 1:
-                held.enter_context(THREADS.at(1))  # to each worker
+            held.enter_context(arithmetic_of(self.method.precision))
             begun = min(self._workers, len(batches), most if self.device.type == "cpu" else self._workers)
             done: Iterable[int] = map(whole, batches)
             if begun > 1:
                 done = held.enter_context(closing(in_flight(self._crew, whole, batches, begun)))
+            elif len(batches) > 1:
+                held.enter_context(one_thread())
             for stop in done:
                 if progress:
                     progress(stop, count)
@@ -199,7 +212,8 @@ class Engine:
 
     @cached_property
     def _crew(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._workers, "medfuse")
+        """Workers; each takes slices, and torch has no other thread for them."""
+        return ThreadPoolExecutor(self._workers, "medfuse", set_threads, (1,))
 
     @cached_property
     def _lanes(self) -> LifoQueue[Lane]:
@@ -243,6 +257,14 @@ class Engine:
         free, _ = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return max(free // 2 // needed, 1)
+
+
+def _check_planes(structural: NDArray[Any], functional: NDArray[Any]) -> None:
+    if structural.ndim != 3 or structural.shape != functional.shape:
+        raise ValueError(f"expected planes (N, H, W) of one shape, got {structural.shape} and {functional.shape}")
+    for planes in (structural, functional):
+        if not np.issubdtype(planes.dtype, np.floating):
+            raise ValueError(f"expected luminances in [0, 1] in floating point, got {planes.dtype}")
 
 
 def choose_device(name: str) -> torch.device:

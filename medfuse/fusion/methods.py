@@ -134,7 +134,7 @@ class Method:
         self,
         name: str,
         strategy: str | None = None,
-        weights: Path | None = None,
+        weights: str | Path | None = None,
         device: torch.device | str = "cpu",
         precision: str = "float32",
     ) -> None:
@@ -165,7 +165,7 @@ class Method:
         """Hash of the weights in use for functional images of a modality, or None for a method that has none."""
         return self._own.get(modality, self._usual)[1]
 
-    def _prepared(self, network: str, file: str, weights: Path | None, device: torch.device | str) -> Prepared:
+    def _prepared(self, network: str, file: str, weights: str | Path | None, device: torch.device | str) -> Prepared:
         """The rule of a method that has a network, with its weights read: the shipped ones of that name, or others."""
         if network in FEATURES:
             features = FEATURES[network]()

@@ -62,7 +62,7 @@ def modality_beside(structural: Modality, functional: Modality) -> Modality:
     return Modality.OTHER if structural is Modality.CT else functional
 
 
-def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str:
+def read_weights(network: nn.Module, name: str, path: str | Path | None = None) -> str:
     """Load weights into a network and return their SHA-256, in hexadecimal.
 
     Args:
@@ -80,13 +80,14 @@ def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str
             "Make them with `medfuse weights download` (VGG19), `medfuse weights convert` or `medfuse train`, and give "
             "them with --weights",
         )
-    file = path or resources.files("medfuse").joinpath("models", f"{name}.safetensors")
+    shipped = resources.files("medfuse").joinpath("models", f"{name}.safetensors")
+    file = shipped if path is None else Path(path)
     try:
         content = file.read_bytes()
     except OSError as error:
         raise WeightsError(
             f"expected a file of weights, cannot read {file.name}: {error.strerror}",
-            "Check the path" if path else "Install medfuse again",
+            "Install medfuse again" if path is None else "Check the path",
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     if path is None and digest != SHIPPED[name]:
@@ -94,13 +95,21 @@ def read_weights(network: nn.Module, name: str, path: Path | None = None) -> str
             f"expected the shipped weights of {name} (SHA-256 {SHIPPED[name][:12]}…), found {digest[:12]}…",
             "Install medfuse again",
         )
+    convert_it = "Convert a published checkpoint with: medfuse weights convert" if name in CONVERTIBLE else ""
     try:
-        tensors = {key: _without_negligible(tensor) for key, tensor in load(content).items()}
-        network.load_state_dict(tensors)
+        found = load(content)
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(
             f"expected weights of {name} in safetensors form, found something else in {file.name}",
-            "Convert a published checkpoint with: medfuse weights convert",
+            convert_it or "Give a file as medfuse train writes it",
+        ) from error
+    try:
+        tensors = {key: _without_negligible(tensor) for key, tensor in found.items()}
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"expected the tensors of {name}, found those of another network in {file.name}",
+            convert_it or "Give weights of this network, or choose the one that they are of",
         ) from error
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise WeightsError(f"expected finite weights, found NaN or infinity in {file.name}", "Train the network again")

@@ -112,7 +112,7 @@ def _actions() -> dict[tuple[int, ...], str]:
     except ImportError as error:
         raise OutputError(
             "expected dicom-anonymizer for de-identification, found that it is not installed",
-            "Install it with: pip install 'medfuse[research]'",
+            "Install it with: pip install dicom-anonymizer",
         ) from error
     return {tag: action.__name__ for tag, action in initialize_actions(EDITION).items()}
 

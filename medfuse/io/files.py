@@ -214,9 +214,9 @@ def _write_file(volume: Volume, path: Path, kind: str, overwrite: bool, inputs: 
     """Write one file with its sidecar."""
     sidecar = sidecar_path(path)
     _check_files((path, sidecar), overwrite, inputs)
-    with (  # the image takes its place first: without it, its sidecar would be left alone, or speak of an earlier one
-        whole(sidecar, overwrite=overwrite, inputs=inputs) as sidecar_beside,
+    with (
         whole(path, overwrite=overwrite, inputs=inputs) as beside,
+        whole(sidecar, overwrite=overwrite, inputs=inputs) as sidecar_beside,
     ):
         sidecar_beside.write_text(to_json(volume), encoding="utf-8")
         if kind == NIFTI:

@@ -37,8 +37,8 @@ REACH = 0.4
 SIZES_MM = (3.0, 6.0)
 STEPS_EACH = 40
 STEPS = STEPS_EACH * len(SIZES_MM)
-#: Points at which the two are compared.
-POINTS = 60_000
+#: Points at which the two are compared, and how many times as many are drawn at most where the fixed one is larger.
+POINTS, MOST_ROOM = 60_000, 20
 
 
 def deform(
@@ -59,6 +59,7 @@ def deform(
         RegistrationError: The two hardly overlap.
     """
     lattice = _Lattice.over(to_grid(fixed))
+    room = _room(fixed, moving)
     shares: Floats = np.zeros(int(np.prod(lattice.shape)) * 3)
     done = 0
 
@@ -70,7 +71,10 @@ def deform(
 
     pyramid = zip(levels(fixed, SIZES_MM), levels(moving, SIZES_MM), strict=True)
     for number, images in enumerate(reversed(list(pyramid)), 1):
-        fit = _Fit(Information(*images, POINTS), start, lattice)
+        information = Information(*images, int(POINTS * min(room, MOST_ROOM)))
+        if room > 1:
+            information = information.part(images[1].grid.contains(start.apply(information.points_mm)))
+        fit = _Fit(information, start, lattice, room)
         found = scipy.optimize.minimize(
             fit.cost,
             shares,
@@ -83,6 +87,12 @@ def deform(
         shares = found.x
         tick(number * STEPS_EACH)
     return Warp(start, sitk.CompositeTransform([start.to_itk(), lattice.to_itk(lattice.moves(shares))]))
+
+
+def _room(fixed: sitk.Image, moving: sitk.Image) -> float:
+    """How many times the moving image fits into the fixed one, at least 1: it is compared and bent there alone."""
+    of_fixed, of_moving = (float(np.prod(to_grid(image).extent_mm)) for image in (fixed, moving))
+    return max(1.0, of_fixed / of_moving)
 
 
 @dataclass(frozen=True)
@@ -164,10 +174,11 @@ class _Fit:
         information: The measure for the two images.
         start: The linear alignment.
         lattice: The control points.
+        room: What the cost of bending, a mean over the lattice, is multiplied by.
     """
 
-    def __init__(self, information: Information, start: Transform, lattice: _Lattice) -> None:
-        self.information, self.lattice = information, lattice
+    def __init__(self, information: Information, start: Transform, lattice: _Lattice, room: float) -> None:
+        self.information, self.lattice, self.room = information, lattice, room
         self.weights = lattice.weights(information.points_mm)
         self.index = information.index(start.moving_from_fixed)
         index_from_fixed = information.index_from_lps @ start.moving_from_fixed
@@ -186,8 +197,8 @@ class _Fit:
         by_point = np.zeros_like(index)
         by_point[inside] = by_index @ self.index_from_move
         strain, by_move = self.lattice.strain(moves)
-        by_move -= (self.weights.T @ by_point).reshape(moves.shape)
-        return strain - gained, (by_move * self.lattice.spacing_mm).ravel()
+        by_move = self.room * by_move - (self.weights.T @ by_point).reshape(moves.shape)
+        return self.room * strain - gained, (by_move * self.lattice.spacing_mm).ravel()
 
 
 @cache

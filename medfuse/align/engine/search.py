@@ -109,7 +109,13 @@ class _Search:
         turn = self.large.grid.direction.T @ rotation @ self.small.grid.direction
         middle, center = np.full(3, (self.side - 1) / 2), (np.array(self.small.array.shape) - 1) / 2
         turned = scipy.ndimage.affine_transform(
-            self.of_small, turn.T, center - turn.T @ middle, (self.side,) * 3, order=0, cval=0, prefilter=False
+            self.of_small,
+            turn.T,
+            center - turn.T @ middle,
+            (self.side,) * 3,
+            order=0,
+            mode="grid-constant",  # voxels reach half a side past their middles: a slab of one voxel has a thickness
+            prefilter=False,
         )
         counts = self._counts(turned)
         inside = counts.sum(axis=(0, 1))
