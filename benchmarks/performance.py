@@ -25,6 +25,7 @@ from performing.task import Task, tasks_of
 from performing.volumes import series_of
 from rows import Row, read_rows
 
+from medfuse.defaults import METHOD
 from medfuse.fusion import READY
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -32,6 +33,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich
 CORES = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 ONE_AND_ALL = ",".join(dict.fromkeys(("1", CORES)))
 ALL_METHODS = ",".join(USUAL)
+DEFAULT_AND_OURS = ",".join((METHOD, OURS))
 SLICES = "25x256x256,50x256x256,100x256x256,200x256x256,200x512x512"
 
 Data = Annotated[
@@ -90,7 +92,7 @@ def pairs(
 def volumes(
     out: Out,
     data: Data = None,
-    methods: Methods = OURS,
+    methods: Methods = DEFAULT_AND_OURS,
     shapes: Annotated[str, typer.Option(help="Comma-separated slices x rows x columns of both scans")] = SLICES,
     count: Annotated[int, typer.Option(min=1, help="Runs of each")] = 3,
     threads: Threads = ONE_AND_ALL,
@@ -130,7 +132,7 @@ def gpu(
     out: Out,
     data: Data = None,
     device: Device = "cuda",
-    methods: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(READY)}")] = OURS,
+    methods: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(READY)}")] = DEFAULT_AND_OURS,
     precisions: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(PRECISIONS)}")] = "",
     shape: Annotated[str, typer.Option(help="Rows x columns of the slices that go in batches")] = "256x256",
     volume: Annotated[str, typer.Option(help="Slices x rows x columns of the volume")] = "200x512x512",

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
 from math import log2
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from medfuse.fusion import READY
 from medfuse.fusion.methods import Method
+from medfuse.fusion.settings import ARITHMETIC, EXACT, TF32
 from medfuse.grid import Grid
 from medfuse.volume import Modality, Unit, Volume
 
@@ -30,11 +31,12 @@ def part(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-rows, task, reference, forms, pictures, counting, measuring, volumes, machine, tables, performance = (
+rows, task, batches, reference, forms, pictures, counting, measuring, volumes, machine, tables, performance = (
     part(name)
     for name in (
         "rows",
         "performing.task",
+        "performing.batches",
         "performing.reference",
         "performing.forms",
         "performing.pictures",
@@ -74,7 +76,7 @@ def test_reference_is_what_the_method_computes() -> None:
 
 def test_plain_forms_are_what_the_methods_compute() -> None:
     planes = np.random.default_rng(0).random((2, 1, 20, 22), np.float32)
-    for name in ("eh-dran", "msrpan"):
+    for name in ("duet", "eh-dran", "msrpan"):
         np.testing.assert_allclose(forms.fuse_of(f"{name}-plain")(*planes), forms.exact(name, *planes), atol=1e-4)
     assert [name for name in READY if name not in forms.FORMS] == []
     assert not forms.has_plain("shearlet-cnn")
@@ -167,6 +169,8 @@ def test_commands_write_rows_that_make_tables(tmp_path: Path, monkeypatch: pytes
     assert kinds.count("pair") == 2 * 2 * 4
     assert {"ceiling", "memory", "accuracy", "arithmetic", "batch", "resident", "volume"} <= set(kinds)
     assert max(row["from_float64"] for row in found if row["what"] == "accuracy") < 1e-4
+    for kind in ("batch", "resident", "volume", "accuracy"):
+        assert {row["method"] for row in found if row["what"] == kind} >= {"duet", "dilran"}
     run(*pairs)
     assert rows.read_rows(out) == found
     text = run("table", out)
@@ -181,6 +185,16 @@ def test_commands_write_rows_that_make_tables(tmp_path: Path, monkeypatch: pytes
     )
     assert [head for head in heads if head not in text] == []
     assert "failed" not in text
+
+
+def test_resident_batches_are_of_the_precision_that_their_rows_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    watched = SimpleNamespace(method=lambda *_: seen.append(ARITHMETIC._get()))
+    monkeypatch.setattr(batches, "engine", lambda *_: watched)
+    for precision, expected in (("float32", EXACT), ("tf32", TF32), ("bfloat16", EXACT)):
+        seen.clear()
+        batches.resident_seconds(Task("resident", "average", "8x8", "noise", precision=precision, batch=2), None)
+        assert seen == [expected] * 3
 
 
 def test_whole_path_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ from medfuse.fusion.networks.dilran import Dilran
 from medfuse.fusion.weights import read_weights
 from medfuse.io.pictures import read_picture
 from medfuse.train import Config, read_config, train
-from medfuse.train.fusing import Fusing
+from medfuse.train.config import PairSet
+from medfuse.train.fusing import CHARGES, SMALLEST, Examples, Fusing
 from medfuse.train.images import Images, case_of, crops, read_images, read_pairs
 from medfuse.train.losses import gradient, l2
 from medfuse.train.tasks import psnr_of, task_of
@@ -170,6 +171,34 @@ def test_pairs_are_trained_on_and_every_set_has_its_own_charges(data: Path, tmp_
     assert figures.keys() >= {"score", "edges", "order", "peaks"}
     method = Method("duet", weights=tmp_path / "out" / "duet.safetensors")
     assert method(torch.rand(1, 1, 20, 20), torch.rand(1, 1, 20, 20)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("losses", "crop", "message"),
+    [
+        ({"information": 1.0}, 32, "expected a crop of at least 41 pixels for these losses, found 32"),
+        ({"edges": 1.0, "similarity": 1.0}, 8, "expected a crop of at least 11 pixels for these losses, found 8"),
+        ({"similarity": 1.0}, 11, "expected validation images of at least 11 pixels a side, found one of 9"),
+        ({"edges": 1.0}, 48, "expected training images of at least 48 pixels a side, found one of 37"),
+    ],
+)
+def test_crops_and_images_too_small_for_a_loss_are_refused_before_the_training(
+    data: Path, tmp_path: Path, losses: dict[str, float], crop: int, message: str
+) -> None:
+    for name in ("grey", "color"):
+        Image.fromarray(blob(1, 9, 20)).save(data / name / "7001.png")
+    pairs = (PairSet("grey", "color"),)
+    config = replace(CONFIG, network="duet", sets=(), pairs=pairs, losses=losses, crop=crop)
+    with pytest.raises(InputError, match=message):
+        train(config, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", CHARGES)
+def test_every_charge_is_finite_at_its_smallest_side(name: str) -> None:
+    side = SMALLEST.get(name, 2)
+    planes = torch.rand((4, 2, 1, side, side), generator=torch.Generator().manual_seed(0))
+    assert CHARGES[name](Examples(*planes)).isfinite().all()
 
 
 def test_statistics_are_frozen_when_the_config_says(data: Path, tmp_path: Path) -> None:

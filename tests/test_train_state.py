@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,9 +21,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from medfuse.errors import InputError, OutputError
+from medfuse.errors import InputError, OutputError, WeightsError
 from medfuse.fusion.networks import TRAINABLE
 from medfuse.train import Config, loop, train
+from medfuse.train.tasks import Reconstruction
 
 CONFIG = Config(
     network="dilran",
@@ -134,6 +137,95 @@ def test_another_trainings_checkpoint_is_refused(data: Path, tmp_path: Path) -> 
         (tmp_path / "out" / "checkpoint.pt").write_bytes(content)
         with pytest.raises(InputError, match=r"expected the checkpoint of a training, cannot read checkpoint\.pt"):
             train(CONFIG, data, tmp_path / "out", resume=True)
+
+
+@pytest.mark.parametrize("change", [{"random": None}, {"optimizer": None}, {"config": None}])
+def test_a_checkpoint_that_is_not_whole_is_refused(data: Path, tmp_path: Path, change: dict[str, None]) -> None:
+    train(replace(CONFIG, steps=1), data, tmp_path / "out")
+    path = tmp_path / "out" / "checkpoint.pt"
+    whole = torch.load(path, weights_only=True)
+    torch.save({key: value for key, value in (whole | change).items() if value is not None}, path)
+    with pytest.raises(InputError, match=r"expected the checkpoint of a training, cannot read checkpoint\.pt"):
+        train(replace(CONFIG, steps=1), data, tmp_path / "out", resume=True)
+    torch.save(whole | change, path)
+    if "config" in change:
+        with pytest.raises(InputError, match=r"cannot read checkpoint\.pt"):
+            train(replace(CONFIG, steps=1), data, tmp_path / "out", resume=True)
+
+
+def test_each_process_resumes_with_random_numbers_of_its_own(data: Path, tmp_path: Path) -> None:
+    """The first with those it would have drawn, the others with neither these nor those that they began with."""
+    train(replace(CONFIG, steps=4), data, tmp_path / "out")
+    drawn = []
+    for rank in range(3):
+        process = loop.Process(torch.device("cpu"), rank)
+        with patch.object(loop, "this_process", lambda _, process=process: nullcontext(process)):
+            train(replace(CONFIG, steps=4), data, tmp_path / "out", resume=True)
+        drawn.append(torch.rand(()).item())
+    expected = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["random"]
+    torch.set_rng_state(expected)
+    assert drawn[0] == torch.rand(()).item()
+    begun = [torch.rand((), generator=torch.Generator().manual_seed(CONFIG.seed + rank)).item() for rank in (1, 2)]
+    assert len({*drawn, *begun}) == 5
+
+
+def test_only_the_random_state_of_its_own_gpu_is_kept_and_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where a checkpoint has more of them than there are GPUs now."""
+    taken: list[tuple[int, torch.device]] = []
+    monkeypatch.setattr(loop.State, "_device", torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([10 + device.index]))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda kept, device: taken.append((kept.item(), device)))
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", pytest.fail)
+    state, path = loop.State(CONFIG, TRAINABLE["dilran"]()), tmp_path / "checkpoint.pt"
+    path.write_bytes(state.to_bytes())
+    state.restore(path)
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"random_cuda": [torch.tensor([number]) for number in range(4)]}, path)
+    state.restore(path)
+    assert taken == [(11, torch.device("cuda", 1)), (0, torch.device("cuda", 1))]
+
+
+def diverging_after(steps: int) -> object:
+    """A training whose loss is NaN from a step on."""
+    original, done = Reconstruction.loss, count(1)
+
+    def loss(task: Reconstruction, *rest: object) -> torch.Tensor:
+        return original(task, *rest) * (1 if next(done) <= steps else float("nan"))
+
+    return patch.object(Reconstruction, "loss", loss)
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_training_that_diverges_is_refused_and_the_best_stays(data: Path, tmp_path: Path, steps: int) -> None:
+    message = f"found NaN or infinity at step {steps + 2 - steps % 2}: the training diverged"
+    with diverging_after(steps), pytest.raises(WeightsError, match=message) as caught:
+        train(CONFIG, data, tmp_path / "out")
+    assert "learning_rate" in caught.value.hint
+    assert not (tmp_path / "out" / "training.json").exists()
+    written = tmp_path / "out" / "dilran.safetensors"
+    assert written.exists() == (steps > 0)
+    assert not written.exists() or all(tensor.isfinite().all() for tensor in load_file(written).values())
+
+
+def test_a_fuser_that_diverges_is_refused(tmp_path: Path) -> None:
+    """In use its network would give the maximum, which is no bad score."""
+    network = TRAINABLE["duet"]()
+    state = loop.State(replace(CONFIG, network="duet"), network)
+    loop._check_finite(state, torch.ones(()))
+    torch.nn.init.constant_(network.last.bias, float("nan"))
+    with pytest.raises(WeightsError, match="the training diverged"):
+        loop._check_finite(state, torch.ones(()))
+
+
+def test_steps_that_float16_leaves_out_are_no_divergence() -> None:
+    state = loop.State(replace(CONFIG, precision="float16"), TRAINABLE["dilran"]())
+    state.scaler.scale(torch.ones(()))
+    loop._check_finite(state, torch.tensor(float("inf")))
+    state.scaler.update(0.5)
+    with pytest.raises(WeightsError, match="the training diverged"):
+        loop._check_finite(state, torch.tensor(float("inf")))
 
 
 def test_code_in_a_checkpoint_is_not_run(data: Path, tmp_path: Path) -> None:

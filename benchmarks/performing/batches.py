@@ -15,6 +15,7 @@ from rows import Row, forget_peak, peak_mb
 
 from medfuse.color import Window
 from medfuse.fusion import DEFAULT_PALETTE, Display
+from medfuse.fusion.settings import arithmetic_of
 from medfuse.grid import Grid
 from medfuse.volume import Modality, Pair, Unit, Volume
 from performing.ceilings import wait
@@ -38,9 +39,10 @@ def resident_seconds(task: Task, data: Path | None) -> Row:
     method = engine(task.method, task.device, task.precision).method
     planes = _stack(task.pictures, task.shape, task.batch, data)
     tensors = [torch.from_numpy(stack)[:, None].to(task.device) for stack in planes]
-    for _ in range(2):
-        method(*tensors)
-    return _measured(task, lambda: method(*tensors), task.batch)
+    with arithmetic_of(task.precision):  # as the engine has it, which takes no tensors
+        for _ in range(2):
+            method(*tensors)
+        return _measured(task, lambda: method(*tensors), task.batch)
 
 
 def volume_seconds(task: Task, data: Path | None) -> Row:

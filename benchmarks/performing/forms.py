@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from medfuse.fusion import METHODS, READY, Engine
-from medfuse.fusion.networks import NETWORKS
-from performing.reference import Plain, Published
+from medfuse.fusion.networks import FUSERS, NETWORKS
+from performing.reference import Plain, PlainFuser, Published
 
 Planes: TypeAlias = NDArray[np.float32]
 Fuse: TypeAlias = Callable[[Planes, Planes], Planes]
@@ -28,7 +28,7 @@ OURS = "dilran"
 PLAIN = "-plain"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 #: The methods that run as they come, and the networks as they are trained.
-FORMS = (REFERENCE, *READY, *(f"{name}{PLAIN}" for name in NETWORKS))
+FORMS = (REFERENCE, *READY, *(f"{name}{PLAIN}" for name in (*FUSERS, *NETWORKS)))
 USUAL = (REFERENCE, *READY)
 
 
@@ -40,7 +40,7 @@ def is_learned(form: str) -> bool:
 
 def has_plain(form: str) -> bool:
     """Whether a form has a plain network to be held against."""
-    return form == REFERENCE or form.removesuffix(PLAIN) in NETWORKS
+    return form == REFERENCE or form.removesuffix(PLAIN) in {**FUSERS, **NETWORKS}
 
 
 @cache
@@ -69,7 +69,9 @@ def rule(form: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> 
     if form in (REFERENCE, OURS):
         return Published(device, dtype)
     if not has_plain(form):
-        raise ValueError(f"expected a form of {', '.join((REFERENCE, *NETWORKS))}, got {form}")
+        raise ValueError(f"expected a form of {', '.join((REFERENCE, *FUSERS, *NETWORKS))}, got {form}")
+    if method in FUSERS:
+        return PlainFuser(method, device, dtype)
     return Plain(method, METHODS[method].strategies[0], device, dtype)
 
 

@@ -59,7 +59,7 @@ def arithmetic(task: Task, data: Path | None) -> Row:
     """Operations and bytes of one pair; and the operations of the same method written plainly, in float32.
 
     Raises:
-        ValueError: The operations cannot be seen, as those of a graph that a GPU replays.
+        ValueError: The operations cannot be seen, as those of what runs outside torch.
     """
     planes = _planes(task, data)
     batch = 0 if task.device == "cpu" else 1  # a GPU's batches are filled up

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medfuse.fusion.networks import NETWORKS
+from medfuse.fusion.networks import FUSERS, NETWORKS
 from medfuse.fusion.strategies import STRATEGIES
 from medfuse.fusion.weights import read_weights
 
@@ -68,8 +68,27 @@ class Plain:
             return self.network.decode(merged).clamp(0, 1)
 
 
+class PlainFuser:
+    """A network that looks at both images at once, as it is trained; with the weights for all modalities.
+
+    Args:
+        name: A key of `FUSERS`.
+        device: Where to run.
+        dtype: torch.float32, or torch.float64 for what is exact.
+    """
+
+    def __init__(self, name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.network = plain_network(name, device, dtype)
+
+    def __call__(self, structural: Tensor, functional: Tensor) -> Tensor:
+        """Fuse (N, 1, H, W) in [0, 1]."""
+        with torch.inference_mode():
+            fused: Tensor = self.network(structural, functional)
+            return fused.clamp(0, 1)
+
+
 def plain_network(name: str, device: torch.device | str, dtype: torch.dtype) -> torch.nn.Module:
     """A network with the shipped weights, in evaluation mode."""
-    network = NETWORKS[name]()
+    network = {**FUSERS, **NETWORKS}[name]()
     read_weights(network, name)
     return network.eval().to(device, dtype)

@@ -61,7 +61,8 @@ class Config:
             `medfuse.train.fusing.CHARGES`. A network that is trained for neither has its own, and takes none.
         free: Of a network that is trained to fuse, as much of a loss as a pair is not charged for: what is beyond
             enough of one measure would be paid for with another.
-        crop: Side of the training crops, pixels, at least 2.
+        crop: Side of the training crops, pixels, at least 2, and at least what the losses need
+            (`medfuse.train.fusing.SMALLEST`), as do validation images.
         batch: Crops per step, over all processes.
         steps: Optimiser steps.
         learning_rate: Peak of a one-cycle schedule (Adam).

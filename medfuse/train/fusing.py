@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from medfuse.errors import InputError
 from medfuse.metrics.color import HOT_SHARE, HOTTEST_SHARE
+from medfuse.metrics.similarity import SSIM_WINDOW
+from medfuse.metrics.structure import VIF_SMALLEST
 from medfuse.train.images import crops
 from medfuse.train.measures import correlation, edges_kept, edges_made_up, ssim_and_ms_ssim, vif
 
@@ -134,6 +136,8 @@ CHARGES: dict[str, Callable[[Examples], Tensor]] = {
     "order": order,
     "peaks": peaks,
 }
+#: Fewest rows and columns of what can be charged for these.
+SMALLEST = {"information": VIF_SMALLEST, "worse-information": VIF_SMALLEST, "similarity": SSIM_WINDOW}
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,7 @@ class Fusing:
     def __init__(self, charges: Sequence[Charges], crop: int, batch: int) -> None:
         self.charges, self.crop, self.count = charges, crop, batch
         self.names = [name for name in CHARGES if any(name in one.weights for one in charges)]
+        self.smallest = max((SMALLEST.get(name, 1) for name in self.names), default=1)
 
     def batch(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Crops of pairs, (batch, 4, crop, crop), turned and mirrored; two fifths of either source with another gamma.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from medfuse.errors import InputError, OutputError
+from medfuse.errors import InputError, OutputError, WeightsError
 from medfuse.fusion.networks import FUSERS, TRAINABLE
 from medfuse.fusion.networks.collapsed import channels_last
 from medfuse.fusion.weights import read_weights, to_bytes
@@ -69,7 +69,7 @@ def train(
     Raises:
         InputError: Config and data do not fit together, or the checkpoint is of another training.
         OutputError: The folder holds a training already, or cannot be written to.
-        WeightsError: Weights of VGG19, or to begin with, cannot be used.
+        WeightsError: Weights of VGG19, or to begin with, cannot be used; or the training diverged.
         ValueError: The precision is not for this device, or TensorBoard is not installed.
     """
     device = torch.device(device)
@@ -85,12 +85,15 @@ def train(
     with this_process(device) as process:
         task = task_of(config, vgg, process.device)
         images = _images_for(config, data, process)
+        _check_sizes(images, config.crop, task.smallest)
         torch.manual_seed(config.seed)
         network = TRAINABLE[config.network]()
         channels_last(network)
         state = State(config, network.to(process.device))
         if resume and checkpoint.exists():
             state.restore(checkpoint)
+            if not process.is_first:  # of the others the checkpoint has no random state
+                torch.manual_seed(config.seed + process.rank + state.step)
         else:
             if start:
                 state.start = read_weights(network, config.network, start)
@@ -117,13 +120,19 @@ def _images_for(config: Config, data: Path, process: Process) -> Images:
         images = read_pairs(data, config.pairs, config.validation_cases, config.case)
     else:
         images = read_images(data, config.sets, config.validation_cases, config.case)
-    smallest = min(min(image.shape[-2:]) for image in images.training)
-    if smallest < config.crop:
-        raise InputError(
-            f"expected training images of at least {config.crop} pixels a side, found one of {smallest}",
-            "Make the crop smaller",
-        )
     return images
+
+
+def _check_sizes(images: Images, crop: int, smallest: int) -> None:
+    """Refuse images that no crop can be taken of, and crops and images that are too small for the losses."""
+    if crop < smallest:
+        raise InputError(
+            f"expected a crop of at least {smallest} pixels for these losses, found {crop}", "Make the crop larger"
+        )
+    for side, needed, hint in (("training", crop, "Make the crop smaller"), ("validation", smallest, "Leave it out")):
+        found = min(min(image.shape[-2:]) for image in getattr(images, side))
+        if found < needed:
+            raise InputError(f"expected {side} images of at least {needed} pixels a side, found one of {found}", hint)
 
 
 def _run(state: State, task: Task, images: Images, out: Path, process: Process, board: SummaryWriter | None) -> None:
@@ -136,6 +145,7 @@ def _run(state: State, task: Task, images: Images, out: Path, process: Process, 
         loss, norm = _step(state, task, network, process.share(task.batch(images.training, state.generator)))
         if state.step % config.report_every and state.step < config.steps:
             continue
+        _check_finite(state, loss + norm)
         if process.is_first:
             report = {"step": state.step, "loss": loss.item(), "gradient_norm": norm.item()}
             report["learning_rate"] = state.optimizer.param_groups[0]["lr"]
@@ -166,6 +176,21 @@ def _step(state: State, task: Task, network: nn.Module, batch: tuple[Tensor, ...
     state.scaler.update()
     state.schedule.step()
     return loss.detach(), norm
+
+
+def _check_finite(state: State, found: Tensor) -> None:
+    """Refuse to go on with a training that has diverged: values that are not finite once make all later ones so.
+
+    In float16 gradients are computed larger by a factor. Where they overflow by it, the step is left out and the factor
+    is halved; it falls below 1 only where nothing else helped.
+    """
+    values = state.network.state_dict().values()
+    fine = state.scaler.get_scale() >= 1 if state.scaler.is_enabled() else bool(found.isfinite())
+    if not (fine and all(bool(value.isfinite().all()) for value in values)):
+        raise WeightsError(
+            f"expected finite losses and weights, found NaN or infinity at step {state.step}: the training diverged",
+            "Train again with a lower learning_rate or clip_norm",
+        )
 
 
 def _spread(images: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
@@ -225,7 +250,7 @@ def _board(out: Path, step: int) -> SummaryWriter:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ValueError('TensorBoard is not installed; install it with: pip install "medfuse[tensorboard]"') from error
+        raise ValueError("TensorBoard is not installed; install it with: pip install tensorboard") from error
     return SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
 
 

@@ -28,6 +28,8 @@ class Similarity:
         rounds: Batches that the validation looks at.
     """
 
+    smallest = 1
+
     def __init__(self, crop: int, batch: int, rounds: int = 16) -> None:
         self.crop, self.count, self.rounds = crop, batch, rounds
 

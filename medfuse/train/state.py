@@ -39,13 +39,16 @@ class State:
 
     def __post_init__(self) -> None:
         config = self.config
-        device = next(self.network.parameters()).device
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config.learning_rate, total_steps=config.steps
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "float16")
         self.generator = torch.Generator().manual_seed(config.seed)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     @property
     def best_report(self) -> dict[str, float]:
@@ -64,7 +67,12 @@ class State:
 
     def to_bytes(self) -> bytes:
         """The state as `torch.save` writes it, of tensors, numbers and texts only."""
-        content = {
+        buffer = BytesIO()
+        torch.save(self._content(), buffer)
+        return buffer.getvalue()
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "config": plain(self.config),
             "start": self.start,
             "step": self.step,
@@ -77,11 +85,8 @@ class State:
             "scaler": self.scaler.state_dict(),
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random_cuda": [torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else [],
         }
-        buffer = BytesIO()
-        torch.save(content, buffer)
-        return buffer.getvalue()
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint; no code in it is run.
@@ -91,8 +96,9 @@ class State:
         """
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            config = content["config"]
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+            config = dict(content["config"])
+            content = {key: content[key] for key in self._content()}
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"expected the checkpoint of a training, cannot read {path.name}", "Start again with --overwrite"
             ) from error
@@ -108,8 +114,8 @@ class State:
             getattr(self, name).load_state_dict(content[name])
         self.generator.set_state(content["generator"])
         torch.set_rng_state(content["random"])
-        if content["random_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(content["random_cuda"])
+        for state in content["random_cuda"][:1] if self._device.type == "cuda" else []:
+            torch.cuda.set_rng_state(state, self._device)
 
 
 def plain(config: Config) -> dict[str, Any]:

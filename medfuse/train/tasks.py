@@ -17,7 +17,13 @@ from medfuse.train.similarity import Similarity
 
 
 class Task(Protocol):
-    """One kind of training. All randomness of a batch comes from the generator, so that a training can be resumed."""
+    """One kind of training. All randomness of a batch comes from the generator, so that a training can be resumed.
+
+    Args:
+        smallest: Fewest rows and columns of crops and images, pixels.
+    """
+
+    smallest: int
 
     def batch(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """CPU tensors, the batch along the first axis of each, made of images (1, H, W) in [0, 1]."""
@@ -40,6 +46,8 @@ class Reconstruction:
     Raises:
         InputError: The losses are unknown, or lack weights.
     """
+
+    smallest = 1
 
     def __init__(self, config: Config, vgg: Path | None, device: torch.device | str) -> None:
         self.crop, self.count = config.crop, config.batch
