@@ -6,7 +6,7 @@ import hashlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    PatientRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelFind,
+)
 from pynetdicom.transport import ThreadedAssociationServer
 
 from medfuse.pacs.node import Node
 from medfuse.pacs.settings import Bounds, Destination, Retry, Settings
-from medfuse.pacs.work import Outcome
+from medfuse.pacs.work import Fuse, Outcome
 
 PATIENT = "Zweistein^Oda"
 PATIENT_ID = "SECRET-4711"
@@ -81,15 +84,17 @@ class Archive:
     Args:
         seconds: How long it takes for one.
         tells: Whether it answers a C-FIND for an instance.
+        takes: The SOP classes that it takes; None for all.
     """
 
-    def __init__(self, seconds: float = 0.0, *, tells: bool = True) -> None:
+    def __init__(self, seconds: float = 0.0, *, tells: bool = True, takes: Sequence[str] | None = None) -> None:
         self.received: list[tuple[str, str]] = []  # SOP Instance UID, SHA-256 of the data set
         self.told: dict[str, str] = {}  # SOP Instance UID → Series Description, of the last that came
         self.asked: list[str] = []  # SOP Instance UIDs, by C-FIND
         self.status = 0x0000
+        self.status_of: dict[str, int] = {}  # of a SOP class, in place of that
         self.hangs_up = False  # instead of an answer to a C-STORE
-        self._seconds = seconds
+        self._seconds, self._takes = seconds, takes
         ae = AE("ARCHIVE")
         ae.supported_contexts = AllStoragePresentationContexts
         if tells:
@@ -97,23 +102,35 @@ class Archive:
         ae.maximum_associations = 50
         self._server = ae.make_server(
             ("127.0.0.1", 0),
-            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)],
+            evt_handlers=[
+                (evt.EVT_C_STORE, self._store),
+                (evt.EVT_C_FIND, self._find),
+                (evt.EVT_REQUESTED, self._choose),
+            ],
             server_class=ThreadedAssociationServer,
         )
         ae._servers.append(self._server)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         self.port = int(self._server.server_address[1])
 
+    def _choose(self, event: evt.Event) -> None:
+        """Make contexts that are not taken those of a service that is not there: the node, which may run in this
+        process, has pynetdicom accept every kind of object."""
+        for context in event.assoc.requestor.primitive.presentation_context_definition_list:
+            if self._takes is not None and context.abstract_syntax not in self._takes:
+                context.abstract_syntax = PatientRootQueryRetrieveInformationModelFind
+
     def _store(self, event: evt.Event) -> int:
         time.sleep(self._seconds)
-        if self.status == 0:
-            request: Any = event.request
+        request: Any = event.request
+        status = self.status_of.get(request.AffectedSOPClassUID, self.status)
+        if status == 0:
             made = str(request.AffectedSOPInstanceUID)
             self.told[made] = str(event.dataset.get("SeriesDescription", ""))
             self.received.append((made, hashlib.sha256(request.DataSet.getvalue()).hexdigest()))
         if self.hangs_up:
             event.assoc.abort()
-        return self.status
+        return status
 
     def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         wanted = event.identifier
@@ -140,9 +157,9 @@ def settings(spool: Path, *ports: int, **words: Any) -> Settings:
 
 
 @contextmanager
-def running(spool: Path, *ports: int, **words: Any) -> Iterator[Node]:
+def running(spool: Path, *ports: int, fuse: Fuse = stand_in, **words: Any) -> Iterator[Node]:
     """A node that fuses with the stand-in, in this process, and looks at its queue all the time."""
-    node = Node(settings(spool, *ports, **words), stand_in, apart=False, poll_seconds=0.02)
+    node = Node(settings(spool, *ports, **words), fuse, apart=False, poll_seconds=0.02)
     try:
         node.start()
         yield node

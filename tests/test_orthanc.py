@@ -25,6 +25,7 @@ from pydicom import Dataset, dcmread
 from medfuse.cli import app
 from medfuse.errors import InputError, NetworkError
 from medfuse.pacs.client import holds
+from medfuse.pacs.send import send
 from medfuse.pacs.settings import Destination
 from medfuse.sample.series import Study, write_series
 from medfuse.volume import Modality, Unit, Volume
@@ -208,6 +209,24 @@ def test_a_study_is_paired_with_one_of_days_before(ward: Ward, oblique_volume: V
     named = {str(one.ReferencedSOPInstanceUID) for one in slices[0].SourceImageSequence}
     for day in ("10", "12"):
         assert named & {str(dcmread(path).SOPInstanceUID) for path in (tmp_path / day).iterdir()}
+
+
+def test_a_study_with_a_private_object_comes_whole(ward: Ward, oblique_volume: Volume, tmp_path: Path) -> None:
+    study = Study("PRIVATE-1", "Zweistein^Oda", study_instance_uid="1.2.826.0.1.4711.8")
+    write_series(oblique_volume, tmp_path, description="CT", number=1, study=study)
+    private = dcmread(next(tmp_path.iterdir()))
+    private.SOPClassUID = private.file_meta.MediaStorageSOPClassUID = "1.3.12.2.1107.5.9.1"
+    private.SOPInstanceUID = private.file_meta.MediaStorageSOPInstanceUID = "1.2.826.0.1.4711.8.1"
+    private.save_as(tmp_path / "private.dcm")
+    before = len(ward.queue()["studies"])
+    list(send(sorted(tmp_path.iterdir()), Destination("dicom", "ORTHANC", "127.0.0.1", ward.dicom_port)))
+
+    def ended() -> list[dict[str, Any]]:
+        return [one for one in ward.queue()["studies"][before:] if one["state"] in ("done", "dead")]
+
+    (found,) = wait_for(ended, 60)
+    ran = [sys.executable, "-m", "medfuse", "queue", "show", str(ward.config), found["key"], "--json"]
+    assert json.loads(subprocess.run(ran, check=True, capture_output=True).stdout)["received"] == 6
 
 
 def _levels(volume: Volume) -> list[float]:

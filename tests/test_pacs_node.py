@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nodes import (
@@ -36,6 +38,9 @@ from nodes import (
     uid,
     wait_for,
 )
+from pydicom import dcmread
+from pydicom.uid import AdvancedBlendingPresentationStateStorage as BLENDING
+from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -44,7 +49,8 @@ from medfuse.pacs.node import Node
 from medfuse.pacs.queue import Queue
 from medfuse.pacs.records import QUEUE
 from medfuse.pacs.send import send
-from medfuse.pacs.settings import Bounds, Destination
+from medfuse.pacs.settings import Bounds, Destination, Retry
+from medfuse.pacs.work import Outcome
 
 KILLS, STUDIES, INSTANCES = 50, 20, 4
 #: pynetdicom leaves the socket of a refused connection to the garbage collector.
@@ -149,6 +155,40 @@ def test_what_fails_is_tried_again_and_then_dead(start: Started, archive: Archiv
     assert len(archive.received) == RESULTS
 
 
+def test_what_was_fused_is_sent_when_the_last_attempt_fails_in_part(
+    start: Started, archive: Archive, tmp_path: Path
+) -> None:
+    def fuse(source: Path, out: Path) -> Outcome:
+        stand_in(source, out)
+        return Outcome("a pair found no space", is_flawed=True, may_pass=True)
+
+    node = start(fuse=fuse)
+    list(send([instance(tmp_path, "a", 0)], us(node)))
+    wait_for(is_in(node, "dead"))
+    (entry,) = node.queue.entries()
+    assert (entry.attempts, entry.note, entry.sent) == (3, "a pair found no space", RESULTS)
+    assert len(archive.received) == RESULTS
+
+
+def test_a_failure_that_could_not_be_noted_is_noted_later(
+    start: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a full disk: neither the fusion nor the queue can write."""
+    node = start()
+    whole, full = node.queue.failed, iter(range(3))
+
+    def failed(*words: Any) -> bool:
+        if next(full, None) is not None:
+            raise sqlite3.OperationalError("database or disk is full")
+        return whole(*words)
+
+    monkeypatch.setattr(node.queue, "failed", failed)
+    list(send([instance(tmp_path, "a", 0, PASSING)], us(node)))
+    wait_for(is_in(node, "dead"))
+    (entry,) = node.queue.entries()
+    assert (entry.attempts, entry.note) == (3, "an unforeseen MemoryError")
+
+
 def test_a_destination_that_refuses_is_tried_again_and_retried_on_request(
     start: Started, archive: Archive, tmp_path: Path
 ) -> None:
@@ -163,6 +203,53 @@ def test_a_destination_that_refuses_is_tried_again_and_retried_on_request(
     assert node.queue.retry(entry.id) == "sending"
     wait_for(is_in(node, "done"))
     assert len(archive.received) == RESULTS
+
+
+def _with_blending(source: Path, out: Path) -> Outcome:
+    """Results with a blending state among them, which comes first by name."""
+    outcome = stand_in(source, out)
+    blending = dcmread(out / "0.dcm")
+    blending.SOPClassUID = blending.file_meta.MediaStorageSOPClassUID = BLENDING
+    blending.SOPInstanceUID = blending.file_meta.MediaStorageSOPInstanceUID = uid("blending")
+    blending.save_as(out / "+blending.dcm", enforce_file_format=True)
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(None, "this kind of object is not taken"), (0xA900, "status A900")],
+)
+def test_a_companion_that_is_refused_does_not_keep_the_images_back(
+    tmp_path: Path, status: int | None, told: str
+) -> None:
+    takes = [SecondaryCaptureImageStorage, *([BLENDING] if status else [])]
+    with (
+        closing(Archive(tells=False, takes=takes)) as archive,
+        running(tmp_path / "spool", archive.port, fuse=_with_blending) as node,
+    ):
+        archive.status_of = {BLENDING: status or 0}
+        list(send([instance(tmp_path, "a", 0)], us(node)))
+        wait_for(is_in(node, "dead"))
+        (entry,) = node.queue.entries()
+    assert [one for one, _ in archive.received] == [uid(uid("a"), "result", number) for number in range(RESULTS)]
+    assert f"found: {told}, for Advanced Blending Presentation State Storage. Ask" in entry.note
+    assert "`companions: false`" in entry.note
+    assert (entry.sent, entry.unsent) == (RESULTS, 1)
+
+
+def test_what_is_there_already_counts_as_accepted(start: Started, archive: Archive, tmp_path: Path) -> None:
+    archive.status = 0x0111
+    node = start()
+    list(send([instance(tmp_path, "a", 0)], us(node)))
+    wait_for(is_in(node, "done"))
+
+
+def test_what_was_refused_is_not_asked_for(start: Started, archive: Archive, tmp_path: Path) -> None:
+    node = start()
+    archive.status = 0xA700
+    list(send([instance(tmp_path, "a", 0)], us(node)))
+    wait_for(is_in(node, "dead"))
+    assert archive.asked == []
 
 
 @pytest.mark.parametrize(("tells", "sent"), [(True, 1), (False, 2)])
@@ -182,10 +269,22 @@ def test_what_was_cut_short_is_asked_for_before_it_is_sent_again(tmp_path: Path,
 def test_a_destination_that_is_away_does_not_hold_the_other(archive: Archive, tmp_path: Path) -> None:
     with running(tmp_path / "spool", free_port(), archive.port) as node:
         list(send([instance(tmp_path, "a", 0)], us(node)))
-        wait_for(is_in(node, "dead"))
+        wait_for(lambda: len(archive.received) == RESULTS)
+        wait_for(lambda: node.queue.deliveries(1)[0].note)
         first, second = node.queue.deliveries(1)
         assert (first.sent, second.sent) == (0, RESULTS)
-        assert len(archive.received) == RESULTS
+
+
+def test_a_destination_that_is_away_is_waited_for_as_long_as_it_takes(tmp_path: Path) -> None:
+    retry = Retry(attempts=1, first_seconds=0.01, longest_seconds=0.02)
+    away = Destination("away", "ARCHIVE", "127.0.0.1", free_port())
+    with running(tmp_path / "spool", destinations=(away,), retry=retry) as node:
+        list(send([instance(tmp_path, "a", 0)], us(node)))
+        failed = 'deliveries_failed_total{destination="away"}'
+        wait_for(lambda: any(f"{failed} {count}" in node.metrics() for count in range(3, 100)))
+        (delivery,) = node.queue.deliveries(1)
+        assert (state(node), delivery.attempts, delivery.unsent) == ("sending", 0, RESULTS)
+        assert "found that it did not answer" in delivery.note
 
 
 def test_a_pause_stops_fusing_but_not_reception(start: Started, archive: Archive, tmp_path: Path) -> None:

@@ -268,6 +268,11 @@ def test_it_is_durable(queue: Queue) -> None:
     assert queue._connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
 
 
+def test_a_result_is_known_without_looking_through_all(queue: Queue) -> None:
+    plan = queue._all("EXPLAIN QUERY PLAN SELECT 1 FROM deliveries WHERE instance = '1' LIMIT 1")
+    assert "USING COVERING INDEX by_instance" in str(plan)
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Whatever happens in whatever order: what was received last is delivered, and nothing marked goes again."""
 
@@ -410,11 +415,27 @@ def test_the_command_line(node: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [path.name for path in (node.parent / "spool" / "studies").iterdir()] == [key_of("2")]
 
 
+def test_a_delivery_that_waits_says_why(node: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from medfuse.cli import app
+
+    queue = Queue(node.parent / "spool" / QUEUE)
+    queue.drop(3)
+    queue.fused(taken(queue, key_of("4")), results("a"), ["one"], "", flawed=False)
+    errand = queue.errand("one")
+    assert errand is not None
+    queue.undelivered(errand, "one", "away", 60, counts=False)
+    queue.close()
+    app(["queue", "show", str(node), key_of("4")], standalone_mode=False)
+    assert "0 sent, 1 to send, again at" in (told := capsys.readouterr().out)
+    assert "one: away" in told
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
         (("list", "NODE", "--state", "lost"), 2, "expected a state of receiving, quiet"),
         (("retry", "NODE"), 2, "expected studies, got none"),
+        (("retry", "NODE", "2", "--dead"), 2, "expected studies or --dead, got both"),
         (("show", "NODE", "9"), 3, "expected one study '9' in the queue, found 0"),
         (("list", "OTHER"), 3, "expected a queue in other, found none"),
     ],

@@ -21,11 +21,18 @@ import requests
 from nodes import PATIENT, instance, running, uid, wait_for
 from programs import external
 from pydicom import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+)
 from pynetdicom import AE, build_context, evt
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
 
 from medfuse.errors import NetworkError
 from medfuse.pacs.node import Node
@@ -367,6 +374,24 @@ def test_compressed_instances_are_kept_as_they_are(start: Started, tmp_path: Pat
     (kept,) = node.spool.studies.rglob("*.dcm")
     assert dcmread(kept).file_meta.TransferSyntaxUID == JPEGBaseline8Bit
     assert b"no image at all" in kept.read_bytes()
+
+
+@pytest.mark.parametrize("sop_class", ["1.3.12.2.1107.5.9.1", "1.2.840.10008.5.1.4.1.1.9999"], ids=["private", "new"])
+def test_any_kind_of_object_is_taken(start: Started, sop_class: str) -> None:
+    node = start()
+    ae = AE("SCANNER")
+    contexts = [
+        build_context(sop_class, [DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRLittleEndian]),
+        build_context(sop_class, DeflatedExplicitVRLittleEndian),
+        build_context(StudyRootQueryRetrieveInformationModelFind),
+    ]
+    association = ae.associate("127.0.0.1", node.port, contexts, ae_title="MEDFUSE")
+    assert [one.transfer_syntax for one in association.accepted_contexts] == [[ExplicitVRLittleEndian]]
+    refused = [one.abstract_syntax for one in association.rejected_contexts]
+    assert refused == [sop_class, StudyRootQueryRetrieveInformationModelFind]
+    assert association.send_c_store(image(SOPClassUID=sop_class)).Status == 0x0000
+    association.release()
+    assert len(list(node.spool.studies.rglob("*.dcm"))) == 1
 
 
 @pytest.fixture(scope="module")

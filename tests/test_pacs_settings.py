@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from medfuse.cli import app
-from medfuse.errors import InputError
+from medfuse.errors import InputError, OutputError
 from medfuse.pacs.network import to_destination, to_listener, to_tls
 from medfuse.pacs.settings import Allow, Bounds, Destination, Retry, Settings, Tls, read_settings
 
@@ -120,6 +120,20 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert Destination("web", url="http://h").authorization() == ""
 
 
+@pytest.mark.parametrize(
+    "url", ["http://user:secret@h/web", " HTTPS://secret@h", "http:/user:secret@h", "ftp://u:secret@h"]
+)
+def test_a_password_in_a_url_is_refused_and_not_told(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ValueError, match=r"expected a URL without user and password.*authorization_from") as refused:
+        to_destination(url)
+    assert "secret" not in str(refused.value)
+    for key in ("url", "name", "host"):
+        destination = {"name": "one", "ae_title": "ONE", key: url}
+        with pytest.raises(InputError, match="expected a URL without user and password") as told:
+            read_settings(written(tmp_path, {**LEAST, "destinations": [destination]}))
+        assert "secret" not in str(told.value)
+
+
 def test_keys_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pem").write_text("no certificate")
     with pytest.raises(InputError, match="expected a certificate for TLS, found none"):
@@ -156,6 +170,22 @@ def test_serve_checks_everything_before_it_starts(tmp_path: Path, capsys: pytest
     (tmp_path / "rules.yaml").write_text("rules: 5")
     with pytest.raises(InputError, match=r"rules\.yaml"):
         serve({**LEAST, "rules": "rules.yaml"})
+    (one,) = LEAST["destinations"]
+    tls = {"ca": "none.pem"}
+    for wrong in ({"tls": {"certificate": "none.pem"}}, {"destinations": [{**one, "tls": tls}]}):
+        with pytest.raises(InputError, match="expected certificate, key and authority as PEM files"):
+            serve({**LEAST, **wrong})
+    web = {"name": "web", "url": "http://h", "authorization_from": "MEDFUSE_TEST_ABSENT"}
+    with pytest.raises(InputError, match="environment variable MEDFUSE_TEST_ABSENT"):
+        serve({**LEAST, "destinations": [web]})
+    with pytest.raises(OutputError, match="expected a folder to keep studies in, cannot make or write spool"):
+        serve({**LEAST, "spool": "rules.yaml/spool"})
+    pair = {"name": "near", "structural": {"modality": "MR"}, "functional": {"modality": "PT"}, "within_days": 3}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"rules": [pair]}))
+    serve({**LEAST, "rules": "rules.yaml"})
+    assert "warning: node.yaml has no priors_from" in capsys.readouterr().err
+    serve({**LEAST, "rules": "rules.yaml", "priors_from": "one"})
+    assert capsys.readouterr().err == ""
     assert not (tmp_path / "spool").exists()
 
 
@@ -170,4 +200,4 @@ app(sys.argv[1:], standalone_mode=False)
         ran = subprocess.run(
             [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, timeout=60
         )
-        assert 'pip install "medfuse[pacs]"' in ran.stderr
+        assert "pip install dicomweb-client pynetdicom" in ran.stderr

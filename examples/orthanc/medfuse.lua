@@ -15,6 +15,7 @@ function OnStableStudy(study, tags, metadata)
     end
   end
   if #resources > 0 then
+    -- Not `Permissive`: such a job would be a success where medfuse was not reached at all.
     RestApiPost('/modalities/medfuse/store', DumpJson({ Resources = resources, Asynchronous = true }, true))
   end
 end

@@ -78,6 +78,8 @@ def show(config: Config, study: Study, uids: Uids = False, as_json: As_json = Fa
     for one in deliveries:
         later = f", again at {_when(one.due)}" if one.unsent and one.due > time.time() else ""
         typer.echo(f"to {one.destination}: {one.sent} sent, {one.unsent} to send{later}")
+        if one.note not in entry.note:
+            typer.echo(one_line(one.note))
     if entry.note:
         typer.echo(one_line(entry.note))
 
@@ -90,6 +92,8 @@ def retry(
     as_json: As_json = False,
 ) -> None:
     """Try again at once what is dead or waits. What a destination has accepted is not sent again."""
+    if dead and studies:
+        raise typer.BadParameter("expected studies or --dead, got both")
     with _opened(config) as (queue, _):
         chosen = queue.entries(["dead"]) if dead else [queue.entry(one) for one in _some(studies)]
         states = {entry.id: queue.retry(entry.id) for entry in chosen}

@@ -7,16 +7,19 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medfuse.cli.console import usage_errors
 
+if TYPE_CHECKING:
+    from medfuse.pacs.settings import Settings
+
 
 def serve(
     config: Annotated[Path, typer.Argument(help="YAML file of the node; examples/node.yaml shows every key.")],
-    check: Annotated[bool, typer.Option("--check", help="Check the file, and end.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check the file and what it names, and end.")] = False,
 ) -> None:
     """Run a DICOM node that fuses what it is sent.
 
@@ -31,7 +34,7 @@ def serve(
     with usage_errors():
         check_installed()
     settings = read_settings(config)
-    _check_rules(settings.rules)
+    _check(settings, config.name)
     if check:
         typer.echo(f"{config.name}: in order")
         return
@@ -51,11 +54,17 @@ def serve(
         node.stop()
 
 
-def _check_rules(rules: Path | None) -> None:
-    """Refuse rules that cannot be read, before anything starts."""
+def _check(settings: Settings, name: str) -> None:
+    """Refuse what cannot work, before anything starts: rules, keys, authorizations and the folder."""
+    from medfuse.pacs.priors import days_of
     from medfuse.pacs.rules import read_rules
+    from medfuse.pacs.spool import check_place
 
-    read_rules(rules)
+    rules = read_rules(settings.rules)
+    settings.check()
+    check_place(settings.spool)
+    if settings.priors_from is None and days_of(rules) is not None:
+        typer.echo(f"warning: {name} has no priors_from, so that within_days in the rules finds nothing", err=True)
 
 
 def _log() -> None:

@@ -132,9 +132,19 @@ def _asked(at: Destination, level: str, keys: Mapping[str, str | None], ae_title
 
 
 def _qido(at: Destination, wanted: dict[str, str], _ae_title: str) -> list[Dataset]:
-    with web_errors(at):
-        found = web_client(at).search_for_studies(fields=list(RETURNED[2:]), search_filters=wanted)
-        return [Dataset.from_json(one) for one in found]
+    """What QIDO-RS finds, page by page: a service may answer with a part (PS3.18 section 8.3.4.4).
+
+    It ends at a page that brings nothing new, which is the first again where a service does not know of pages.
+    """
+    client, found, offset = web_client(at), dict[str, Dataset](), None
+    while True:
+        with web_errors(at):
+            page = client.search_for_studies(offset=offset, fields=list(RETURNED[2:]), search_filters=wanted)
+            studies = {str(one.get("StudyInstanceUID", "")): one for one in map(Dataset.from_json, page)}
+        if studies.keys() <= found.keys():
+            return list(found.values())
+        found |= studies
+        offset = (offset or 0) + len(page)
 
 
 def _found(study: Dataset) -> Found:

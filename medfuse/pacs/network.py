@@ -6,13 +6,16 @@ import logging
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from email.message import Message
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse.errors import NetworkError, one_line
-from medfuse.pacs.settings import Destination, Tls
+from medfuse.pacs.settings import Destination, Tls, refuse_secrets
 
 if TYPE_CHECKING:
+    import requests
     from dicomweb_client import DICOMwebClient
     from pynetdicom import evt
     from pynetdicom.association import Association
@@ -20,7 +23,19 @@ if TYPE_CHECKING:
 
 #: Seconds that another node may take to answer.
 TIMEOUT_SECONDS = 60.0
+#: HTTP statuses of a service that is not there for now (RFC 9110 section 15.6).
+_AWAY = (502, 503, 504)
+#: Bytes that may follow the closing boundary of a multipart answer.
+_EPILOGUE = 1024
 _LIBRARIES = ("pynetdicom", "pydicom", "dicomweb_client", "urllib3", "retrying")
+
+
+class Away(NetworkError):
+    """Another node or service was not reached; it may be there later."""
+
+
+class NoneTaken(NetworkError):
+    """Another node takes none of the kinds of objects that it was asked to take."""
 
 
 def check_installed() -> None:
@@ -34,7 +49,7 @@ def check_installed() -> None:
         import pynetdicom
     except ImportError as error:
         raise ValueError(
-            'pynetdicom and dicomweb-client are not installed; install them with: pip install "medfuse[pacs]"'
+            "pynetdicom and dicomweb-client are not installed; install them with: pip install dicomweb-client pynetdicom"
         ) from error
     pynetdicom._config.LOG_HANDLER_LEVEL = "none"
     for name in _LIBRARIES:
@@ -52,11 +67,12 @@ def to_destination(text: str, tls: Tls | None = None, authorization_from: str = 
         authorization_from: Likewise.
 
     Raises:
-        ValueError: The text is neither.
+        ValueError: The text is neither, or a URL with a password, which the message does not quote.
 
     >>> to_destination("ORTHANC@pacs.example:4242").port
     4242
     """
+    refuse_secrets(text)
     try:
         if text.startswith(("http://", "https://")):
             return Destination(text, url=text, authorization_from=authorization_from, tls=tls)
@@ -110,7 +126,9 @@ def associated(
         roles: Role selections, likewise.
 
     Raises:
-        NetworkError: It does not answer, or refuses.
+        Away: It does not answer.
+        NoneTaken: It takes none of the contexts.
+        NetworkError: It refuses us.
         ValueError: The libraries of the network are not installed.
     """
     check_installed()
@@ -128,11 +146,7 @@ def associated(
         tls_args=(to.tls.client(), to.host) if to.tls else None,
     )
     if not association.is_established:
-        refused = "refused" if association.is_rejected else "did not answer"
-        raise NetworkError(
-            f"expected an association with {one_line(to.name)}, found that it {refused}",
-            "Check host, port, AE titles and TLS on both sides",
-        )
+        raise _not_associated(association, to)
     try:
         yield association
     except BaseException:
@@ -140,6 +154,21 @@ def associated(
         raise
     if association.is_established:
         association.release()
+
+
+def _not_associated(association: Association, to: Destination) -> NetworkError:
+    """Why there is no association; pynetdicom ends one itself in which no context was accepted."""
+    kind, found = (
+        (NetworkError, "refused")
+        if association.is_rejected
+        else (NoneTaken, "takes none of what it was asked for")
+        if association.rejected_contexts
+        else (Away, "did not answer")
+    )
+    return kind(
+        f"expected an association with {one_line(to.name)}, found that it {found}",
+        "Check host, port, AE titles and TLS on both sides",
+    )
 
 
 def _without_delay(event: Any) -> None:
@@ -158,6 +187,7 @@ def web_client(to: Destination) -> DICOMwebClient:
     from dicomweb_client import DICOMwebClient
 
     session = requests.Session()
+    session.hooks["response"].append(partial(_refuse_part, to))
     if to.tls:
         to.tls.client()  # refuses files that cannot be used
         if to.tls.ca:
@@ -171,9 +201,39 @@ def web_client(to: Destination) -> DICOMwebClient:
     return client
 
 
+def _refuse_part(to: Destination, answer: requests.Response, **_: Any) -> None:
+    """Have the content of a multipart answer that ends before its closing boundary (RFC 2046 section 5.1.1) be refused.
+
+    A connection that is cut looks like an end where the length was not announced.
+
+    Args:
+        to: Who answers.
+        answer: Of which nothing is read yet.
+    """
+    header = Message()
+    header["Content-Type"] = answer.headers.get("Content-Type", "")
+    boundary = header.get_boundary()
+    if header.get_content_maintype() != "multipart" or boundary is None:
+        return
+    closing, pieces = f"--{boundary}--".encode(), answer.iter_content
+
+    def whole(*words: Any, **named: Any) -> Iterator[bytes]:
+        end = b""
+        for piece in pieces(*words, **named):
+            end = (end + piece)[-len(closing) - _EPILOGUE :]
+            yield piece
+        if closing not in end:
+            raise NetworkError(
+                f"expected the whole answer of {one_line(to.name)}, found that it ends early",
+                "Try again, or ask who runs it",
+            )
+
+    answer.iter_content = whole  # type: ignore[method-assign]
+
+
 @contextmanager
 def web_errors(to: Destination) -> Iterator[None]:
-    """Turn what a web request raises into a `NetworkError`.
+    """Turn what a web request raises into a `NetworkError`, `Away` where the service was not reached.
 
     Args:
         to: The service that is asked.
@@ -184,12 +244,14 @@ def web_errors(to: Destination) -> Iterator[None]:
         yield
     except requests.HTTPError as error:
         code = error.response.status_code if error.response is not None else 0
-        raise NetworkError(
+        raise (Away if code in _AWAY else NetworkError)(
             f"expected {one_line(to.name)} to do what it was asked, found HTTP status {code}",
             "Check the URL and the authorization",
         ) from error
     except (requests.RequestException, ValueError, OSError) as error:
-        raise NetworkError(
+        is_away = isinstance(error, requests.ConnectionError | requests.Timeout)
+        is_away = is_away and not isinstance(error, requests.exceptions.SSLError)
+        raise (Away if is_away else NetworkError)(
             f"expected an answer of {one_line(to.name)}, found none that can be understood ({type(error).__name__})",
             "Check the URL and TLS",
         ) from error

@@ -19,11 +19,11 @@ from pydicom.filereader import read_file_meta_info
 from medfuse.errors import MedfuseError, one_line
 from medfuse.pacs.client import holds
 from medfuse.pacs.monitor import Counts, Measure, Monitor, exposition
-from medfuse.pacs.network import check_installed
+from medfuse.pacs.network import Away, check_installed
 from medfuse.pacs.queue import Queue
 from medfuse.pacs.reception import Reception
 from medfuse.pacs.records import QUEUE, Job, Result
-from medfuse.pacs.send import send
+from medfuse.pacs.send import is_companion, offer, refused
 from medfuse.pacs.settings import Destination, Settings
 from medfuse.pacs.spool import Spool, digest_of
 from medfuse.pacs.work import Apart, Fuse, Outcome, WorkFailed
@@ -58,6 +58,10 @@ class Node:
         self._stack, self._stopping = ExitStack(), threading.Event()
         self._threads: list[threading.Thread] = []
         self._disk_seen = monotonic()
+        #: The fusion that failed last, as long as the queue has not been told.
+        self._failure: tuple[Job, str] | None = None
+        #: Since when destinations have not been reached, by name.
+        self._away: dict[str, float] = {}
         self.counts = Counts()
         self.spool = Spool(settings.spool)
         self._stack.enter_context(self.spool.lock())
@@ -76,13 +80,14 @@ class Node:
             OutputError: A port cannot be listened on.
             InputError: A key of TLS, or an authorization, is not there.
         """
-        for destination in self.settings.destinations:
-            destination.authorization()
+        self.settings.check()
         self.port = self.reception.start()
         self._stack.callback(self.reception.stop)
         if self.settings.monitor_port is not None:
             self.monitor = Monitor(self.settings.monitor_port, self.ailing, self.reception.hindered, self.metrics)
             self._stack.callback(self.monitor.stop)
+        if isinstance(self._fuse, Apart):
+            self._fuse.start()
         self._begin("watch", self._watch)
         self._begin("fusion", self._fuse_next)
         for destination in self.settings.destinations:
@@ -135,6 +140,7 @@ class Node:
 
     def _fuse_next(self) -> bool:
         """Fuse the study that has waited longest; whether there was one."""
+        self._tell_failure()
         job = self.queue.take()
         if job is None:
             return False
@@ -145,13 +151,25 @@ class Node:
         except Exception as error:
             if self._stopping.is_set():
                 return False
-            note = _told(error)
-            after = self.settings.retry.after(job.attempts)
-            told = "failed" if self.queue.failed(job, note, after) else "outdated"
-            log.warning("study %s: %s: %s", job.key, told, one_line(note))
+            self._failure = job, _told(error)
+            told = self._tell_failure()
         self.counts.add("fusions", result=told)
         self.counts.add("fusion_seconds", monotonic() - began)
         return True
+
+    def _tell_failure(self) -> str:
+        """Tell the queue if a fusion has failed; it is kept in mind until that succeeds, for the disk may be full.
+
+        Returns:
+            What became of the study, in a word.
+        """
+        if self._failure is None:
+            return ""
+        job, note = self._failure
+        told = "failed" if self.queue.failed(job, note, self.settings.retry.after(job.attempts)) else "outdated"
+        self._failure = None
+        log.warning("study %s: %s: %s", job.key, told, one_line(note))
+        return told
 
     def _fused(self, job: Job) -> str:
         """Fuse a study and note its results; what became of it, in a word."""
@@ -161,6 +179,8 @@ class Node:
         rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         outcome = self._fuse(inputs, folder) if any(inputs.glob("*")) else Outcome("nothing was received")
+        if outcome.may_pass and self.settings.retry.after(job.attempts) is not None:
+            raise WorkFailed(outcome.note)
         self.spool.keep(folder)
         results = [_result(path) for path in sorted(folder.rglob("*.dcm"))]
         names = [destination.name for destination in self.settings.destinations]
@@ -178,34 +198,57 @@ class Node:
         job = self.queue.errand(name)
         if job is None:
             return False
-        waiting = self.queue.unsent(job, name)
         try:
+            # Companions last: what an archive may refuse does not keep it waiting for the images.
+            waiting = sorted(self.queue.unsent(job, name), key=lambda one: is_companion(one.file))
             for result in [one for one in waiting if one.is_there_perhaps]:
                 if holds(result.file, destination, self.settings.ae_title):
                     self.queue.sending(job, name, result, None)
                     waiting.remove(result)
-            if not self._sent_all(job, destination, waiting):
+            is_whole = self._sent_all(job, destination, waiting)
+            self._away.pop(name, None)
+            if not is_whole:
                 return not self._stopping.is_set()
             self.queue.delivered(job, name)
             log.info("study %s: %d instances sent to %s", job.key, len(waiting), name)
         except Exception as error:
-            note = _told(error)
-            self.queue.undelivered(job, name, note, self.settings.retry.after(job.attempts + 1))
-            self.counts.add("deliveries_failed", destination=name)
-            log.warning("study %s: not sent to %s: %s", job.key, name, one_line(note))
+            self._put_off(job, name, error)
         return True
 
+    def _put_off(self, job: Job, name: str, error: Exception) -> None:
+        """Note that a delivery has failed. To have reached nobody does not count: an archive may be away for days."""
+        note, is_away = _told(error), isinstance(error, Away)
+        if is_away:
+            since = self._away.setdefault(name, monotonic())
+            after: float | None = self.settings.retry.while_away(monotonic() - since)
+        else:
+            self._away.pop(name, None)
+            after = self.settings.retry.after(job.attempts + 1)
+        self.queue.undelivered(job, name, note, after, counts=not is_away)
+        self.counts.add("deliveries_failed", destination=name)
+        log.warning("study %s: not sent to %s: %s", job.key, name, one_line(note))
+
     def _sent_all(self, job: Job, destination: Destination, waiting: list[Result]) -> bool:
-        """Send instances, each marked before and after; whether they were all sent, or else the study has changed."""
+        """Send instances, each marked before and after; whether they were all sent, or else the study has changed.
+
+        Raises:
+            NetworkError: The destination does not answer, or has refused some.
+        """
+        refusals = []
         first, *others = [*waiting, None]
         if not self.queue.sending(job, destination.name, None, first):
             return False
-        accepted = send([result.file for result in waiting], destination, self.settings.ae_title)
-        for _, result, following in zip(accepted, waiting, others, strict=True):
-            is_current = self.queue.sending(job, destination.name, result, following)
-            self.counts.add("instances_sent", destination=destination.name)
+        answers = offer([result.file for result in waiting], destination, self.settings.ae_title)
+        for (path, why), result, following in zip(answers, waiting, others, strict=True):
+            is_current = self.queue.sending(job, destination.name, result, following, accepted=not why)
+            if why:
+                refusals.append((path, why))
+            else:
+                self.counts.add("instances_sent", destination=destination.name)
             if not is_current or self._stopping.is_set():
                 return False
+        if refusals:
+            raise refused(destination, refusals)
         return True
 
     def ailing(self) -> list[str]:

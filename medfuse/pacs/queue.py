@@ -11,8 +11,9 @@ he began with, and what he reports is taken only while it is still that one: a l
 way, or a delivery, and the study is fused anew. Deterministic UIDs make the new results take the place of the old ones.
 
 Every instance to be sent has two marks for each destination, with the SHA-256 of its file: one is made before it is
-sent, one when the destination has accepted it. What has both is not sent again. What has only the first was cut short,
-and the destination is asked whether it has it, unless an older content of the same UID went there before.
+sent, one when the destination has accepted it. What has both is not sent again. A refusal takes the first mark back.
+What has only the first was cut short, and the destination is asked whether it has it, unless an older content of the
+same UID went there before.
 """
 
 from __future__ import annotations
@@ -191,14 +192,24 @@ class Queue:
             for instance, file, digest, perhaps in rows
         ]
 
-    def sending(self, job: Job, destination: str, done: Result | None, following: Result | None) -> bool:
+    def sending(
+        self, job: Job, destination: str, done: Result | None, following: Result | None, *, accepted: bool = True
+    ) -> bool:
         """Mark an instance as accepted, and the next one as about to be sent, or one of them.
+
+        Args:
+            job: What is being sent.
+            destination: Where.
+            done: What the destination has answered for.
+            following: What is sent next.
+            accepted: Its answer. What it has refused is not there, unless an earlier sending was cut short.
 
         Returns:
             Whether the study is still the same, so that the rest is to be sent.
         """
+        answer = ("sent", self._clock()) if accepted else ("begun", done is not None and done.is_there_perhaps)
         with self._change() as change:
-            for result, mark, value in ((done, "sent", self._clock()), (following, "begun", True)):
+            for result, (mark, value) in ((done, answer), (following, ("begun", True))):
                 if result is not None:
                     change.execute(
                         f"UPDATE deliveries SET {mark} = ? "
@@ -211,7 +222,9 @@ class Queue:
         """Say that a destination has accepted all."""
         self._end_errand(job, destination, "done", "", 0.0)
 
-    def undelivered(self, job: Job, destination: str, note: str, after_seconds: float | None) -> None:
+    def undelivered(
+        self, job: Job, destination: str, note: str, after_seconds: float | None, *, counts: bool = True
+    ) -> None:
         """Say that a delivery has failed.
 
         Args:
@@ -219,18 +232,19 @@ class Queue:
             destination: Where.
             note: Why, without patient data.
             after_seconds: When to try again; None to give up.
+            counts: Whether it was an attempt, and not only a destination that was away.
         """
         state, due = ("dead", 0.0) if after_seconds is None else ("sending", self._clock() + after_seconds)
-        self._end_errand(job, destination, state, f"{destination}: {note}", due)
+        self._end_errand(job, destination, state, f"{destination}: {note}", due, counts)
 
-    def _end_errand(self, job: Job, destination: str, state: str, note: str, due: float) -> None:
+    def _end_errand(self, job: Job, destination: str, state: str, note: str, due: float, counts: bool = True) -> None:
         with self._change() as change:
             if not self._is_current(change, job, "sending"):
                 return
             change.execute(
-                "UPDATE errands SET state = ?, note = ?, due = ?, attempts = attempts + 1 "
+                "UPDATE errands SET state = ?, note = ?, due = ?, attempts = attempts + ? "
                 "WHERE study = ? AND destination = ?",
-                (state, note, due, job.id, destination),
+                (state, note, due, counts, job.id, destination),
             )
             self._settle(change, job.id)
 

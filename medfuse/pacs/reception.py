@@ -17,8 +17,12 @@ from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, AllTransferSyntaxes, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
-from pynetdicom import AE, AllStoragePresentationContexts, VerificationPresentationContexts, evt
+from pynetdicom import AE, VerificationPresentationContexts, _config, evt
 from pynetdicom.association import Association
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelFind,
+    Verification,
+)
 
 from medfuse.errors import OutputError, one_line
 from medfuse.pacs.monitor import Counts
@@ -41,6 +45,8 @@ SYNTAXES = [
     ExplicitVRLittleEndian,
     *(one for one in AllTransferSyntaxes if one not in (ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)),
 ]
+#: A service that the node does not offer.
+_NOT_OURS = StudyRootQueryRetrieveInformationModelFind
 
 
 class Arrivals:
@@ -112,6 +118,9 @@ class Reception:
             OutputError: The address cannot be listened on.
         """
         settings = self.settings
+        # Any class but those of other services, private ones too: Orthanc, for one, sends a study whole or not at all.
+        # It holds for the process, of which this is the only server.
+        _config.UNRESTRICTED_STORAGE_SERVICE = True
         try:
             self._server = self._ae.make_server(  # type: ignore[assignment]
                 (settings.host, settings.port),
@@ -119,6 +128,7 @@ class Reception:
                 ssl_context=settings.tls.server() if settings.tls else None,
                 evt_handlers=[
                     (evt.EVT_C_STORE, self._store),
+                    (evt.EVT_REQUESTED, _prefer),
                     (evt.EVT_DIMSE_RECV, lambda event: event.assoc.dul.socket.message_received()),
                     (evt.EVT_DIMSE_SENT, lambda event: event.assoc.dul.socket.message_answered()),
                     *self._counting(),
@@ -216,11 +226,22 @@ class Reception:
         return [(event, told(result)) for result, event in events.items()]
 
 
+def _prefer(event: evt.Event) -> None:
+    """Leave ours of the syntaxes that a sender offers, in our order: pynetdicom would accept the first of any class.
+
+    A context without any is made one of a service that we do not have, so that it is refused.
+    """
+    asked = event.assoc.requestor.primitive
+    for context in asked.presentation_context_definition_list if asked else ():
+        if context.abstract_syntax != Verification:
+            liked = [one for one in SYNTAXES if one in context.transfer_syntax]
+            context.transfer_syntax = liked or context.transfer_syntax
+            context.abstract_syntax = context.abstract_syntax if liked else _NOT_OURS
+
+
 def _application(settings: Settings) -> AE:
     """What pynetdicom needs to know of the node."""
     ae = AE(settings.ae_title)
-    for context in AllStoragePresentationContexts:
-        ae.add_supported_context(context.abstract_syntax or "", SYNTAXES)
     for context in VerificationPresentationContexts:
         ae.add_supported_context(context.abstract_syntax or "")
     ae.maximum_associations = settings.bounds.associations

@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS errands (
 );
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS by_state ON studies (state, due);
+CREATE INDEX IF NOT EXISTS by_instance ON deliveries (instance);
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ class Destination:
     tls: Tls | None = None
 
     def __post_init__(self) -> None:
+        for place in (self.name, self.host, self.url):
+            refuse_secrets(place)
         fine = {
             "name": bool(self.name) and self.name.isprintable(),
             "ae_title": bool(self.url) or _is_ae_title(self.ae_title),
@@ -182,7 +185,7 @@ class Retry:
     """How often and when what failed is tried again: after `first_seconds`, then twice as long each time.
 
     Args:
-        attempts: After so many a study or a delivery is dead.
+        attempts: After so many a study or a delivery is dead. To have reached no destination at all is none.
         first_seconds: Wait after the first.
         longest_seconds: Longest wait.
     """
@@ -208,6 +211,14 @@ class Retry:
         if attempts >= self.attempts:
             return None
         return min(self.longest_seconds, self.first_seconds * 2.0 ** min(attempts - 1, 60))
+
+    def while_away(self, seconds: float) -> float:
+        """Seconds to wait for a destination that has not been reached for so long: as long again.
+
+        >>> [Retry(first_seconds=10, longest_seconds=15).while_away(seconds) for seconds in (0, 12, 1000)]
+        [10, 12, 15]
+        """
+        return min(self.longest_seconds, max(self.first_seconds, seconds))
 
 
 @dataclass(frozen=True)
@@ -263,6 +274,19 @@ class Settings:
             "monitor_port": self.monitor_port is None or 0 <= self.monitor_port < 2**16,
         }
         _refuse(fine)
+
+    def check(self) -> None:
+        """Refuse keys of TLS and authorizations that cannot be used.
+
+        Raises:
+            InputError: One cannot be.
+        """
+        if self.tls:
+            self.tls.server()
+        for destination in self.destinations:
+            destination.authorization()
+            if destination.tls:
+                destination.tls.client()
 
     @property
     def archive_of_priors(self) -> Destination | None:
@@ -346,6 +370,19 @@ def _refuse(fine: Mapping[str, bool]) -> None:
     wrong = [name for name, within in fine.items() if not within]
     if wrong:
         raise ValueError(f"out of range: {', '.join(wrong)}")
+
+
+def refuse_secrets(text: str) -> None:
+    """Refuse a URL with a user or a password: it would be told in every message and log.
+
+    Raises:
+        ValueError: It is one; the message does not quote it.
+    """
+    if re.match(r"\s*(https?:/*|[a-z][a-z0-9+.-]*://)[^/?#]*@", text, re.IGNORECASE):
+        raise ValueError(
+            "expected a URL without user and password, found one with them; put the HTTP header Authorization into an "
+            "environment variable, and name that with authorization_from (--authorization-from)"
+        )
 
 
 def _is_ae_title(text: str) -> bool:

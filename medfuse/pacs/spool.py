@@ -168,6 +168,20 @@ class Spool:
         return total
 
 
+def check_place(root: Path) -> None:
+    """Refuse a folder that cannot be made or written to; none is made.
+
+    Raises:
+        OutputError: It cannot be.
+    """
+    there = next(place for place in (root, *root.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"expected a folder to keep studies in, cannot make or write {root.name}",
+            "Check the rights there, or name another folder as `spool`",
+        )
+
+
 def digest_of(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:

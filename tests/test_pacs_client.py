@@ -1,0 +1,131 @@
+"""DICOMweb services that answer in part: pages of a list, and answers that are cut short."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from nodes import instance, uid
+
+from medfuse.cli import app
+from medfuse.errors import NetworkError
+from medfuse.pacs.client import find
+from medfuse.pacs.network import Away
+from medfuse.pacs.send import offer
+from medfuse.pacs.settings import Destination
+
+#: Content-Type and content of an answer to the path and the query of a request.
+Answer = Callable[[str, dict[str, list[str]]], tuple[str, bytes]]
+PARTS = 3
+
+
+def nothing(_path: str, _query: dict[str, list[str]]) -> tuple[str, bytes]:
+    return "application/dicom+json", b"[]"
+
+
+@contextmanager
+def service(answer: Answer = nothing, refusals: Sequence[tuple[int, int]] = ()) -> Iterator[Destination]:
+    """A web service whose answers end when the connection does, without saying how long they are.
+
+    Args:
+        answer: To a GET.
+        refusals: To each POST: the HTTP status, and the reason (0008,1197) or 0.
+    """
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = urlsplit(self.path)
+            kind, content = answer(asked.path, parse_qs(asked.query))
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(self.path)
+            status, reason = refusals[len(asked) - 1]
+            content = json.dumps({"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [reason]}}]}})
+            self.send_response(status)
+            self.send_header("Content-Type", "application/dicom+json")
+            self.end_headers()
+            self.wfile.write(content.encode() if reason else b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield Destination("web", url=f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+
+
+def listed(*studies: str) -> tuple[str, bytes]:
+    found = [{"0020000D": {"vr": "UI", "Value": [study]}} for study in studies]
+    return "application/dicom+json", json.dumps(found).encode()
+
+
+@pytest.mark.parametrize("knows_pages", [True, False])
+def test_a_list_is_asked_for_page_by_page(knows_pages: bool) -> None:
+    studies, asked = [f"1.2.{number}" for number in range(5)], []
+
+    def answer(_path: str, query: dict[str, list[str]]) -> tuple[str, bytes]:
+        asked.append(int(query.get("offset", ["0"])[0]))
+        return listed(*(studies[asked[-1] :][:2] if knows_pages else studies))
+
+    with service(answer) as web:
+        assert [one.uid for one in find(web, {"patient": "4711"})] == studies
+    assert asked == ([0, 2, 4, 5] if knows_pages else [0, 5])
+
+
+def test_one_that_a_service_refuses_does_not_keep_the_others_back(tmp_path: Path) -> None:
+    files = [instance(tmp_path, "a", number) for number in range(5)]
+    with service(refusals=[(409, 0xA900), (409, 0x0111), (400, 0), (202, 0x0122), (200, 0)]) as web:
+        answers = list(offer(files, web))
+    told = ["reason A900", "", "HTTP status 400", "reason 0122", ""]
+    assert answers == list(zip(files, told, strict=True))
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, NetworkError), (503, Away)])
+def test_a_service_that_takes_nothing_is_asked_once(tmp_path: Path, status: int, kind: type[NetworkError]) -> None:
+    with service(refusals=[(status, 0)]) as web, pytest.raises(NetworkError, match=f"HTTP status {status}") as refused:
+        list(offer([instance(tmp_path, "a", number) for number in range(2)], web))
+    assert type(refused.value) is kind
+
+
+def message(files: list[Path]) -> bytes:
+    parts = (b"\r\n--XX\r\nContent-Type: application/dicom\r\n\r\n" + path.read_bytes() for path in files)
+    return b"".join(parts) + b"\r\n--XX--\r\n"
+
+
+@pytest.mark.parametrize(
+    "cut", [None, len(b"\r\n--XX--\r\n"), len(b"--\r\n"), 100], ids=["whole", "after a part", "in its end", "in a part"]
+)
+def test_an_answer_that_is_cut_short_is_refused_and_nothing_is_written(tmp_path: Path, cut: int | None) -> None:
+    whole = message([instance(tmp_path, "a", number) for number in range(PARTS)])
+    content = whole if cut is None else whole[:-cut]
+
+    def answer(path: str, _query: dict[str, list[str]]) -> tuple[str, bytes]:
+        if path == "/studies":
+            return listed(uid("a"))
+        return 'multipart/related; type="application/dicom"; boundary=XX', content
+
+    out = tmp_path / "out"
+    with service(answer) as web:
+        words = ["pull", "--from", web.url, "--study", uid("a"), "-o", str(out)]
+        if cut is None:
+            app(words, standalone_mode=False)
+            assert len(list(out.iterdir())) == PARTS
+        else:
+            with pytest.raises(NetworkError, match=r"expected the whole answer of .*, found that it ends early"):
+                app(words, standalone_mode=False)
+            assert not out.exists()
