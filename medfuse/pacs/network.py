@@ -49,7 +49,7 @@ def check_installed() -> None:
         import pynetdicom
     except ImportError as error:
         raise ValueError(
-            "pynetdicom and dicomweb-client are not installed; install them with: pip install dicomweb-client pynetdicom"
+            "dicomweb-client or pynetdicom is not installed; install them with: pip install dicomweb-client pynetdicom"
         ) from error
     pynetdicom._config.LOG_HANDLER_LEVEL = "none"
     for name in _LIBRARIES:
