@@ -211,13 +211,18 @@ def test_a_study_is_paired_with_one_of_days_before(ward: Ward, oblique_volume: V
         assert named & {str(dcmread(path).SOPInstanceUID) for path in (tmp_path / day).iterdir()}
 
 
+def with_private_object(volume: Volume, folder: Path, study: Study) -> None:
+    """Five slices, and a sixth that is a CSA object of Siemens."""
+    write_series(volume, folder, description="CT", number=1, study=study)
+    private = dcmread(next(folder.iterdir()))
+    private.SOPClassUID = private.file_meta.MediaStorageSOPClassUID = "1.3.12.2.1107.5.9.1"
+    private.SOPInstanceUID = private.file_meta.MediaStorageSOPInstanceUID = f"{study.study_instance_uid}.1"
+    private.save_as(folder / "private.dcm")
+
+
 def test_a_study_with_a_private_object_comes_whole(ward: Ward, oblique_volume: Volume, tmp_path: Path) -> None:
     study = Study("PRIVATE-1", "Zweistein^Oda", study_instance_uid="1.2.826.0.1.4711.8")
-    write_series(oblique_volume, tmp_path, description="CT", number=1, study=study)
-    private = dcmread(next(tmp_path.iterdir()))
-    private.SOPClassUID = private.file_meta.MediaStorageSOPClassUID = "1.3.12.2.1107.5.9.1"
-    private.SOPInstanceUID = private.file_meta.MediaStorageSOPInstanceUID = "1.2.826.0.1.4711.8.1"
-    private.save_as(tmp_path / "private.dcm")
+    with_private_object(oblique_volume, tmp_path, study)
     before = len(ward.queue()["studies"])
     list(send(sorted(tmp_path.iterdir()), Destination("dicom", "ORTHANC", "127.0.0.1", ward.dicom_port)))
 
@@ -267,6 +272,21 @@ def test_what_is_pushed_is_pulled(
     series = dcmread(next((tmp_path / "in" / "4").glob("*.dcm"))).SeriesInstanceUID
     words = ("--study", uid, "--series", series, "-o", str(tmp_path / "one"))
     assert medfuse(capsys, "pull", "--from", place, *words, *move)["files"] == 5
+
+
+@pytest.mark.parametrize("by", ["C-GET", "C-MOVE", "DICOMweb"])
+def test_a_study_with_a_private_object_is_pulled_whole(
+    ward: Ward, oblique_volume: Volume, tmp_path: Path, by: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Study(f"PRIVATE-{by}", "Zweistein^Oda", study_instance_uid=f"1.2.826.0.1.4712.{sum(by.encode())}")
+    (tmp_path / "in").mkdir()
+    with_private_object(oblique_volume, tmp_path / "in", study)
+    node = f"ORTHANC@127.0.0.1:{ward.dicom_port}"
+    medfuse(capsys, "push", str(tmp_path / "in"), "--to", node)
+    place = f"{ward.url}/dicom-web" if by == "DICOMweb" else node
+    move = ("--move", f"127.0.0.1:{ward.puller_port}", "--aet", "PULLER") if by == "C-MOVE" else ()
+    words = ("--study", study.study_instance_uid, "-o", str(tmp_path / "out"))
+    assert medfuse(capsys, "pull", "--from", place, *words, *move)["files"] == 6
 
 
 def test_what_is_not_there_is_told(ward: Ward, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medfuse.errors import InputError, NetworkError, OutputError, one_line
-from medfuse.io.dicom_header import damage_in
-from medfuse.pacs.network import associated, web_client, web_errors, whole_file
+from medfuse.io.dicom_header import damage_in, words
+from medfuse.pacs.network import MOST_CONTEXTS, associated, web_client, web_errors, whole_file
 from medfuse.pacs.settings import Destination
 
 if TYPE_CHECKING:
@@ -236,16 +236,34 @@ def _wado(study: str, series: str | None, at: Destination, taking: _Taking) -> N
 
 
 def _c_get(study: str, series: str | None, at: Destination, ae_title: str, taking: _Taking) -> None:
-    from pynetdicom import StoragePresentationContexts, build_context, build_role, evt
+    from pynetdicom import build_context, build_role, evt
     from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as Model  # type: ignore[attr-defined]
 
     syntaxes = [syntax for syntax in AllTransferSyntaxes if syntax != DeflatedExplicitVRLittleEndian]
-    classes = [*(context.abstract_syntax or "" for context in StoragePresentationContexts), *ALSO_TAKEN]
+    classes = _kinds(study, at, ae_title)[: MOST_CONTEXTS - 1]
     contexts = [build_context(Model), *(build_context(one, syntaxes) for one in classes)]
     roles = [build_role(one, scp_role=True) for one in classes]
     handlers = [(evt.EVT_C_STORE, taking.store)]
     with associated(at, contexts, ae_title, handlers, roles) as association, _hung_up(at):
+        for context in association.accepted_contexts:
+            context._as_scp = True  # Orthanc agrees to a role for no private kind, and sends it all the same
         _follow(at, association.send_c_get(_identifier(study, series), Model))
+
+
+def _kinds(study: str, at: Destination, ae_title: str) -> list[str]:
+    """Kinds of objects to be ready for: those that the other node says a study holds, private ones too, and the usual.
+
+    What is sent of a kind that nobody is ready for fails, and with it all the rest.
+    """
+    from pynetdicom import StoragePresentationContexts
+
+    try:
+        found = _asked(at, "STUDY", {"StudyInstanceUID": study, "SOPClassesInStudy": None}, ae_title)
+    except NetworkError:  # nobody has to answer this
+        found = []
+    stated = (kind for one in found for kind in words(one, "SOPClassesInStudy") if kind)
+    usual = (context.abstract_syntax or "" for context in StoragePresentationContexts)
+    return list(dict.fromkeys([*stated, *ALSO_TAKEN, *usual]))
 
 
 def _c_move(
@@ -261,9 +279,10 @@ def _c_move(
 
 @contextmanager
 def _listening(ae_title: str, listen: tuple[str, int], taking: _Taking) -> Iterator[None]:
-    """Take what is sent to our AE title as long as the block lasts."""
-    from pynetdicom import AE, AllStoragePresentationContexts, evt
+    """Take what is sent to our AE title as long as the block lasts, of any kind."""
+    from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 
+    _config.UNRESTRICTED_STORAGE_SERVICE = True  # private kinds, too; it holds for the process
     ae = AE(ae_title)
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(context.abstract_syntax or "", list(AllTransferSyntaxes))

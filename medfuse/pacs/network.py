@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pynetdicom.association import Association
     from pynetdicom.presentation import PresentationContext
 
+#: Contexts that one association may ask for (PS3.8 section 9.3.2.2: odd numbers of one byte).
+MOST_CONTEXTS = 128
 #: Seconds that another node may take to answer.
 TIMEOUT_SECONDS = 60.0
 #: HTTP statuses of a service that is not there for now (RFC 9110 section 15.6).

@@ -19,7 +19,7 @@ from pydicom.uid import (
 
 from medfuse.errors import NetworkError, one_line
 from medfuse.io.dicom_header import damage_in
-from medfuse.pacs.network import NoneTaken, associated, web_client, web_errors
+from medfuse.pacs.network import MOST_CONTEXTS, NoneTaken, associated, web_client, web_errors
 from medfuse.pacs.settings import Destination
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pynetdicom.association import Association
     from pynetdicom.presentation import PresentationContext
 
-#: Contexts that one association may ask for (PS3.8 section 9.3.2.2: odd numbers of one byte).
-MOST_CONTEXTS = 128
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _FAILED_SOP_SEQUENCE, _FAILURE_REASON = "FailedSOPSequence", "FailureReason"
 #: Kinds of what lies beside a fused series.
