@@ -28,3 +28,8 @@ def flat(level: int, rows: int = 48, columns: int = 48) -> Tensor:
 def grid(*rows: list[float]) -> Tensor:
     """A float image from its rows of grey levels 0-255, (1, 1, H, W)."""
     return torch.tensor(rows, dtype=torch.float64)[None, None] / 255
+
+
+def planes(seed: int, size: tuple[int, int] = (40, 44), count: int = 2) -> Tensor:
+    """Noise in [0, 1), (count, 1, *size): planes in which no pixel is like another."""
+    return torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(seed))

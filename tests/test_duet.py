@@ -6,16 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from pictures import planes
 
 from medfuse.fusion.methods import Method
 from medfuse.fusion.networks.duet import FULL, LEAST, Duet, disagreement
 from medfuse.fusion.networks.refinement import refined
 from medfuse.volume import Modality
-
-
-def planes(seed: int, size: tuple[int, int] = (40, 44), count: int = 2) -> Tensor:
-    return torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import resources
 from itertools import combinations
 from pathlib import Path
 
+import pictures
 import pytest
 import torch
-from torch import Tensor
 
 from medfuse.fusion.methods import METHODS, READY, Method
 from medfuse.fusion.networks import FEATURES, FUSERS, NETWORKS, TRAINABLE
@@ -16,10 +17,7 @@ from medfuse.fusion.weights import BY_MODALITY, SHIPPED
 from medfuse.volume import Modality
 
 CHOICES = [(name, strategy) for name in READY for strategy in METHODS[name].strategies or (None,)]
-
-
-def planes(seed: int, count: int = 4, size: tuple[int, int] = (21, 18)) -> Tensor:
-    return torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(seed))
+planes = partial(pictures.planes, size=(21, 18), count=4)
 
 
 @pytest.mark.parametrize(("name", "strategy"), CHOICES)
@@ -44,7 +42,7 @@ def test_every_choice_keeps_the_contract(name: str, strategy: str | None, device
 
 @pytest.mark.parametrize("name", READY)
 def test_two_alike_give_the_same_back(name: str) -> None:
-    plane = planes(3, 1, (40, 40))
+    plane = planes(3, count=1, size=(40, 40))
     fused = Method(name)(plane, plane)
     assert (fused - plane)[..., 8:-8, 8:-8].abs().mean() < 0.02  # noise is the hardest to give back
 
@@ -52,7 +50,7 @@ def test_two_alike_give_the_same_back(name: str) -> None:
 @pytest.mark.parametrize(("name", "strategy"), CHOICES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 1), (3, 5)])
 def test_every_choice_takes_every_size(name: str, strategy: str | None, size: tuple[int, int]) -> None:
-    fused = Method(name, strategy)(planes(1, 2, size), planes(2, 2, size))
+    fused = Method(name, strategy)(planes(1, count=2, size=size), planes(2, count=2, size=size))
     assert fused.shape == (2, 1, *size)
     assert fused.isfinite().all()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pictures import planes
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,10 +29,6 @@ from medfuse.fusion.networks.windows import window_mean, window_sum
 from medfuse.metrics.gradient import edge_preservation, fusion_artifacts
 from medfuse.metrics.similarity import ssim
 from medfuse.metrics.structure import vif
-
-
-def planes(seed: int, size: tuple[int, int] = (40, 44), count: int = 2) -> Tensor:
-    return torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(seed))
 
 
 def smooth(seed: int, size: tuple[int, int] = (64, 64)) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pictures
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +16,8 @@ from medfuse.fusion.networks.siamese import Siamese, correlate
 from medfuse.fusion.networks.windows import window_mean
 from medfuse.fusion.rules.shearlet_cnn import ShearletCnn
 from medfuse.fusion.shearlet import decompose
+
+planes = partial(pictures.planes, size=(37, 50), count=3)
 
 
 class Says(nn.Module):
@@ -30,10 +34,6 @@ class Says(nn.Module):
 def network(seed: int = 1) -> Siamese:
     torch.manual_seed(seed)
     return Siamese().eval()
-
-
-def planes(seed: int, count: int = 3, size: tuple[int, int] = (37, 50)) -> Tensor:
-    return torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(seed))
 
 
 def waves(size: int = 96) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def test_the_contract(device: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 1), (3, 5), (64, 129)])
 @torch.inference_mode()
 def test_two_alike_of_any_size_give_the_same_back(size: tuple[int, int]) -> None:
-    plane = planes(3, 2, size)
+    plane = planes(3, count=2, size=size)
     torch.testing.assert_close(ShearletCnn(network())(plane, plane), plane, rtol=0, atol=1e-5)
 
 
