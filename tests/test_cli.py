@@ -926,7 +926,8 @@ def test_the_traceback_of_a_fault_can_be_asked_for(
 def test_stopped_in_the_middle_of_writing(scans: Path, tmp_path: Path, sign: signal.Signals, code: int) -> None:
     program = (
         "import signal, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it,
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # and what nohup began this one
         "import medfuse.io.files as files\n"
         "from medfuse.cli import main\n"
         "def slow(volume, path):\n"
