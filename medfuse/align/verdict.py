@@ -89,8 +89,9 @@ class Limits:
     """How bad the evidence may be; each number as in `Evidence`.
 
     Args:
-        agreement_mm: How far an independent run may end,
-        of_start: and that as a share of `start_mm`: runs that begin near one another agree on anything.
+        agreement_mm: How far an independent run may end.
+        of_start: The same as a share of `start_mm`; the shorter of the two holds, for runs that begin near one another
+            agree on anything.
         runs: How many may end beyond.
     """
 
