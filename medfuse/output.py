@@ -95,6 +95,16 @@ def check_target(target: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
         )
 
 
+def refuse_folder(target: Path) -> None:
+    """Refuse a target that a file is to take the place of, and that is a folder.
+
+    Raises:
+        OutputError: It is one.
+    """
+    if target.is_dir():
+        raise OutputError(f"expected a file to write, found the folder {target.name}", "Choose another name")
+
+
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
@@ -121,11 +131,10 @@ def _put(new: Path, target: Path, old: Path, overwrite: bool, may_hold: Collecti
         if not overwrite:
             raise OutputError(f"expected a new file or folder, found that {target.name} exists by now", "Try again")
         _check_replaceable(new, target, may_hold)
-    if not new.is_dir() and not target.is_dir():
+    if not new.is_dir():
+        refuse_folder(target)
         new.replace(target)
         return
-    if target.is_dir() and not new.is_dir():
-        raise OutputError(f"expected a file to write, found the folder {target.name}", "Choose another name")
     try:
         if target.exists():
             target.rename(old)

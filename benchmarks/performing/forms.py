@@ -27,8 +27,10 @@ REFERENCE = "reference"
 OURS = "dilran"
 PLAIN = "-plain"
 PRECISIONS = ("float32", "tf32", "bfloat16")
+#: The networks that have a plain form.
+TRAINED = (*FUSERS, *NETWORKS)
 #: The methods that run as they come, and the networks as they are trained.
-FORMS = (REFERENCE, *READY, *(f"{name}{PLAIN}" for name in (*FUSERS, *NETWORKS)))
+FORMS = (REFERENCE, *READY, *(f"{name}{PLAIN}" for name in TRAINED))
 USUAL = (REFERENCE, *READY)
 
 
@@ -40,7 +42,7 @@ def is_learned(form: str) -> bool:
 
 def has_plain(form: str) -> bool:
     """Whether a form has a plain network to be held against."""
-    return form == REFERENCE or form.removesuffix(PLAIN) in {**FUSERS, **NETWORKS}
+    return form == REFERENCE or form.removesuffix(PLAIN) in TRAINED
 
 
 @cache
@@ -69,7 +71,7 @@ def rule(form: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> 
     if form in (REFERENCE, OURS):
         return Published(device, dtype)
     if not has_plain(form):
-        raise ValueError(f"expected a form of {', '.join((REFERENCE, *FUSERS, *NETWORKS))}, got {form}")
+        raise ValueError(f"expected a form of {', '.join((REFERENCE, *TRAINED))}, got {form}")
     if method in FUSERS:
         return PlainFuser(method, device, dtype)
     return Plain(method, METHODS[method].strategies[0], device, dtype)

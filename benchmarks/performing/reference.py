@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medfuse.fusion.networks import FUSERS, NETWORKS
+from medfuse.fusion.networks import TRAINABLE
 from medfuse.fusion.strategies import STRATEGIES
 from medfuse.fusion.weights import read_weights
 
@@ -89,6 +89,6 @@ class PlainFuser:
 
 def plain_network(name: str, device: torch.device | str, dtype: torch.dtype) -> torch.nn.Module:
     """A network with the shipped weights, in evaluation mode."""
-    network = {**FUSERS, **NETWORKS}[name]()
+    network = TRAINABLE[name]()
     read_weights(network, name)
     return network.eval().to(device, dtype)

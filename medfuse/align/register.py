@@ -20,7 +20,7 @@ import scipy
 from numpy.typing import NDArray
 
 from medfuse.align.engine.deformable import STEPS, deform
-from medfuse.align.engine.information import Floats, Information
+from medfuse.align.engine.information import MOST_ROOM, Floats, Information
 from medfuse.align.engine.intensities import comparable
 from medfuse.align.engine.pyramid import Level, cubic, levels, trimmed
 from medfuse.align.engine.refine import Affine, Rigid, refined
@@ -286,9 +286,7 @@ def _others(pair: _Pair, found: Floats, tick: Callable[[], None]) -> dict[str, F
     ends = {"start": pair.refined(pair.refined(away, Rigid, COARSE), Rigid, MIDDLE)}
     tick()
     room = float(np.prod(large.grid.extent_mm) / np.prod(small.grid.extent_mm))
-    backward = Information(large, small, int(POINTS[MIDDLE] * min(room, 20)))
-    inverse = _inverted(found)
-    near = backward.part(small.grid.contains(Transform(inverse).apply(backward.points_mm)))
+    near = Information(large, small, int(POINTS[MIDDLE] * min(room, MOST_ROOM))).meeting(_inverted(found))
     # Not so far that a thin volume would leave the points drawn where it lies.
     thin = min(pair.volumes[0].grid.extent_mm) / pair.radius_mm
     model = Rigid(

@@ -18,7 +18,7 @@ from medfuse.io.dicomdir import files_of_medium
 from medfuse.io.inspection import Inspection, inspect_file, inspect_series
 from medfuse.io.nifti import read_nifti, write_nifti
 from medfuse.io.sidecar import sidecar_path, to_json, to_modality
-from medfuse.output import check_target, whole
+from medfuse.output import check_target, refuse_folder, whole
 from medfuse.stages import stage
 from medfuse.volume import Modality, Unit, Volume
 
@@ -257,8 +257,7 @@ def _check_files(targets: tuple[Path, Path], overwrite: bool, inputs: list[Path]
                 "Choose a name that differs before the suffix, or another folder",
             )
         check_target(target, overwrite, inputs)
-        if target.is_dir():
-            raise OutputError(f"expected a file to write, found the folder {target.name}", "Choose another name")
+        refuse_folder(target)
 
 
 def _with_sidecars(inputs: Iterable[Path | str]) -> list[Path]:

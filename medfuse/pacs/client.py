@@ -16,7 +16,7 @@ from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian, Med
 
 from medfuse.errors import InputError, NetworkError, OutputError, one_line
 from medfuse.io.dicom_header import damage_in, words
-from medfuse.pacs.network import MOST_CONTEXTS, associated, web_client, web_errors, whole_file
+from medfuse.pacs.network import MOST_CONTEXTS, associated, take_every_kind, web_client, web_errors, whole_file
 from medfuse.pacs.settings import Destination
 
 if TYPE_CHECKING:
@@ -280,12 +280,10 @@ def _c_move(
 @contextmanager
 def _listening(ae_title: str, listen: tuple[str, int], taking: _Taking) -> Iterator[None]:
     """Take what is sent to our AE title as long as the block lasts, of any kind."""
-    from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+    from pynetdicom import AE, evt
 
-    _config.UNRESTRICTED_STORAGE_SERVICE = True  # private kinds, too; it holds for the process
+    take_every_kind()
     ae = AE(ae_title)
-    for context in AllStoragePresentationContexts:
-        ae.add_supported_context(context.abstract_syntax or "", list(AllTransferSyntaxes))
     ae.require_called_aet = True
     try:
         server = ae.start_server(listen, block=False, evt_handlers=[(evt.EVT_C_STORE, taking.store)])

@@ -60,6 +60,13 @@ def check_installed() -> None:
         logger.propagate = False
 
 
+def take_every_kind() -> None:
+    """Have servers of this process take objects of any class but those of other services, private ones too."""
+    import pynetdicom
+
+    pynetdicom._config.UNRESTRICTED_STORAGE_SERVICE = True
+
+
 def to_destination(text: str, tls: Tls | None = None, authorization_from: str = "") -> Destination:
     """Another node or service from the words of the command line.
 

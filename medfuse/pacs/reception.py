@@ -17,7 +17,7 @@ from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, AllTransferSyntaxes, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
-from pynetdicom import AE, VerificationPresentationContexts, _config, evt
+from pynetdicom import AE, VerificationPresentationContexts, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
@@ -26,7 +26,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from medfuse.errors import OutputError, one_line
 from medfuse.pacs.monitor import Counts
-from medfuse.pacs.network import whole_file
+from medfuse.pacs.network import take_every_kind, whole_file
 from medfuse.pacs.queue import Queue
 from medfuse.pacs.settings import Settings
 from medfuse.pacs.spool import MIB, Spool, key_of
@@ -118,9 +118,7 @@ class Reception:
             OutputError: The address cannot be listened on.
         """
         settings = self.settings
-        # Any class but those of other services, private ones too: Orthanc, for one, sends a study whole or not at all.
-        # It holds for the process, of which this is the only server.
-        _config.UNRESTRICTED_STORAGE_SERVICE = True
+        take_every_kind()  # Orthanc, for one, sends a study whole or not at all
         try:
             self._server = self._ae.make_server(  # type: ignore[assignment]
                 (settings.host, settings.port),

@@ -19,7 +19,7 @@ import scipy
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from medfuse.align.engine.information import Floats, Information
+from medfuse.align.engine.information import MOST_ROOM, Floats, Information
 from medfuse.align.engine.pyramid import levels
 from medfuse.align.linear import Transform
 from medfuse.align.warp import Warp
@@ -37,8 +37,8 @@ REACH = 0.4
 SIZES_MM = (3.0, 6.0)
 STEPS_EACH = 40
 STEPS = STEPS_EACH * len(SIZES_MM)
-#: Points at which the two are compared, and how many times as many are drawn at most where the fixed one is larger.
-POINTS, MOST_ROOM = 60_000, 20
+#: Points at which the two are compared.
+POINTS = 60_000
 
 
 def deform(
@@ -73,7 +73,7 @@ def deform(
     for number, images in enumerate(reversed(list(pyramid)), 1):
         information = Information(*images, int(POINTS * min(room, MOST_ROOM)))
         if room > 1:
-            information = information.part(images[1].grid.contains(start.apply(information.points_mm)))
+            information = information.meeting(start.moving_from_fixed)
         fit = _Fit(information, start, lattice, room)
         found = scipy.optimize.minimize(
             fit.cost,

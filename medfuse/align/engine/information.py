@@ -20,6 +20,8 @@ from medfuse.align.engine.pyramid import Level
 BINS = 32
 #: With fewer points inside the moving volume than this share, or this many, there is nothing to compare.
 LEAST_SHARE, LEAST_POINTS = 0.15, 200
+#: Where the fixed volume is larger, at most so many times as many points are drawn, to have enough where they meet.
+MOST_ROOM = 20
 SEED = 2212
 
 Floats = NDArray[np.float64]
@@ -52,6 +54,10 @@ class Information:
         part = object.__new__(Information)
         part.__dict__.update(self.__dict__, points_mm=self.points_mm[chosen], fixed_bin=self.fixed_bin[chosen])
         return part
+
+    def meeting(self, matrix: Floats) -> Information:
+        """The same measure over the points that a transform (4, 4) puts inside the moving volume."""
+        return self.part(self._inside(self.index(matrix)))
 
     def share_inside(self, matrix: Floats) -> float:
         """Share of the points that a transform (4, 4) puts inside the moving volume."""
