@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from queue import LifoQueue
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -212,8 +213,13 @@ class Engine:
 
     @cached_property
     def _crew(self) -> ThreadPoolExecutor:
-        """Workers; each takes slices, and torch has no other thread for them."""
-        return ThreadPoolExecutor(self._workers, "medfuse", set_threads, (1,))
+        """Workers; each takes slices, and torch has no other thread for them.
+
+        All begin now: while one sets its count of threads, a thread that asks torch for the first time would get that.
+        """
+        crew, everybody = ThreadPoolExecutor(self._workers, "medfuse", set_threads, (1,)), Barrier(self._workers)
+        list(crew.map(lambda _: everybody.wait(), range(self._workers)))
+        return crew
 
     @cached_property
     def _lanes(self) -> LifoQueue[Lane]:
