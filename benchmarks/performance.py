@@ -143,7 +143,7 @@ def gpu(
     count: Annotated[int, typer.Option(min=1, help="Runs of each")] = 5,
     threads: Threads = CORES,
 ) -> None:
-    """Time batches of slices and a volume, from host memory to host memory; and batches that stay on the device."""
+    """Time batches of slices, and a volume fused and resampled, host memory to host memory; and batches that stay."""
     known = [name for name in PRECISIONS if device != "cpu" or name != "tf32"]
     common = {
         "threads": _numbers(threads)[-1:],
@@ -153,11 +153,13 @@ def gpu(
         "precision": _words(precisions, PRECISIONS) or known,
     }
     on_cpu = common | {"device": ["cpu"], "precision": ["float32"]}
+    linear = {"method": ["linear"], "precision": ["float32"]}
     at_a_time = _numbers(batches)
     tasks = [
         *tasks_of("batch", index=range(count), shape=[shape], count=[slices], batch=at_a_time, **common),
         *tasks_of("resident", index=range(count), shape=[shape], batch=[size for size in at_a_time if size], **common),
         *tasks_of("volume", index=range(count), shape=[volume], **common),
+        *tasks_of("resampling", index=range(count), shape=[volume], **common | linear),
         *(task for task in tasks_of("accuracy", shape=[shape], **common) if has_plain(task.method)),
         *tasks_of("arithmetic", shape=[shape, "x".join(volume.split("x")[1:])], **on_cpu),
         *tasks_of("arithmetic", shape=[shape, "x".join(volume.split("x")[1:])], **common),

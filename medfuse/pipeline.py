@@ -114,7 +114,7 @@ def fuse(
             threads=threads,
         )
     with stage("resample"):
-        pair = _on_grid(structural, functional, transform.transform, target)
+        pair = _on_grid(structural, functional, transform.transform, target, engine)
     fused = engine.fuse(pair, shown_structural, shown_functional, partial(progress, "fusing") if progress else None)
     kept = least_color(structural.modality) if fused.is_color else 0
     warnings = _warnings(fused, pair.functional, shown_functional) if fused.is_color and not kept else []
@@ -372,11 +372,12 @@ def _spacing(text: str | float) -> float:
     return spacing_mm
 
 
-def _on_grid(structural: Volume, functional: Volume, transform: Transform | Warp, target: Grid) -> Pair:
-    """Both volumes on the target grid, each interpolated at most once."""
+def _on_grid(structural: Volume, functional: Volume, transform: Transform | Warp, target: Grid, engine: Engine) -> Pair:
+    """Both volumes on the target grid, each interpolated at most once; on the engine's GPU, unless it shares it."""
+    device = engine.device if engine.device.type == "cuda" and engine.memory_mib is None else None
     if target is functional.grid:
-        return Pair(resample(structural, target, transform.inverse()), functional)
-    return Pair(resample(structural, target), resample(functional, target, transform))
+        return Pair(resample(structural, target, transform.inverse(), device=device), functional)
+    return Pair(resample(structural, target, device=device), resample(functional, target, transform, device=device))
 
 
 def to_window(choice: str | Window | Percentiles | None, volume: Volume) -> Window | Percentiles | None:

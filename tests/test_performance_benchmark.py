@@ -167,7 +167,7 @@ def test_commands_write_rows_that_make_tables(tmp_path: Path, monkeypatch: pytes
     kinds = [row["what"] for row in found]
     assert kinds.count("machine") == 1
     assert kinds.count("pair") == 2 * 2 * 4
-    assert {"ceiling", "memory", "accuracy", "arithmetic", "batch", "resident", "volume"} <= set(kinds)
+    assert {"ceiling", "memory", "accuracy", "arithmetic", "batch", "resident", "volume", "resampling"} <= set(kinds)
     assert max(row["from_float64"] for row in found if row["what"] == "accuracy") < 1e-4
     for kind in ("batch", "resident", "volume", "accuracy"):
         assert {row["method"] for row in found if row["what"] == kind} >= {"duet", "dilran"}

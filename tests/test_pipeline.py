@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +22,7 @@ from programs import dcm2niix
 from pydicom import Dataset, dcmread
 from verdicts import REASON, SHIFT, registration
 
-from medfuse import alignment
+from medfuse import alignment, pipeline
 from medfuse.align import Transform, write_transform
 from medfuse.alignment import Alignment, ride_along
 from medfuse.benchmark.measuring import to_pictures
@@ -647,3 +648,30 @@ def test_spect(shared: Path, rule: Engine, structural: str, functional: str, gri
     red, _, blue = fused.array[k, j, i].astype(int)
     assert red > 200
     assert red >= blue
+
+
+@pytest.mark.parametrize(
+    ("device", "memory_mib", "used"), [("cpu", None, None), ("cuda:1", None, "cuda:1"), ("cuda:1", 500, None)]
+)
+@pytest.mark.parametrize("grid", ["structural", "functional", 3.0])
+def test_scans_are_resampled_on_a_gpu_that_need_not_be_shared(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    memory_mib: int | None,
+    used: str | None,
+    grid: str | float,
+    oblique_volume: Volume,
+) -> None:
+    asked = []
+
+    def laid(volume: Volume, target: Grid, *_: object, device: object) -> Volume:
+        asked.append(device and str(device))
+        return replace(volume, array=np.zeros(target.shape, np.float32), grid=target)
+
+    monkeypatch.setattr(pipeline, "resample", laid)
+    coarse = oblique_volume.grid.with_spacing(2)
+    functional = replace(oblique_volume, array=np.zeros(coarse.shape, np.float32), grid=coarse)
+    target = pipeline._target(oblique_volume, functional, grid)
+    engine = SimpleNamespace(device=torch.device(device), memory_mib=memory_mib)
+    pipeline._on_grid(oblique_volume, functional, Transform.identity(), target, engine)
+    assert set(asked) == {used}

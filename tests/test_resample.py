@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
+from medfuse import interpolation
 from medfuse.align import Transform, overlap, resample
 from medfuse.align.warp import Warp
 from medfuse.errors import NoOverlap
@@ -205,6 +207,64 @@ def test_a_thin_slab_in_a_large_volume_is_found() -> None:
         slab = Grid.from_axes((2, 300, 300), (0, 0, k), (1, 1, 1), AXIAL)
         assert 0.004 < overlap(large, slab) < 0.02  # truly 0.005, on a sample of the points
         assert overlap(slab, large) == 1
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("spacing", [None, (1.4, 1.3, 1.1), (2.0, 3.0, 9.0), (7.0, 6.0, 8.0), 0.7])
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_device_gives_what_simpleitk_gives(
+    request: pytest.FixtureRequest,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+    oblique_volume: Volume,
+    fixed: Grid,
+    moved: Transform,
+    spacing: tuple[float, float, float] | float | None,
+    turned: bool,
+    coloured: bool,
+) -> None:
+    volume = request.getfixturevalue("rgb") if coloured else oblique_volume
+    grid = fixed if spacing is None else fixed.with_spacing(spacing)
+    transform = moved if turned else Transform.identity()
+    monkeypatch.setattr(
+        interpolation, "AT_ONCE", 3 * grid.shape[1] * grid.shape[2]
+    )  # more than once, the last one short
+    there, here = resample(volume, grid, transform, device=device), resample(volume, grid, transform)
+    assert there.array.dtype == here.array.dtype
+    assert there.grid is grid
+    assert there.history == here.history
+    difference = np.abs(there.array.astype(float) - here.array)
+    assert difference.max() <= (1 if coloured else 5e-4)  # of up to 1,000 HU
+    assert (difference > 0.5).mean() < 1e-2
+
+
+def test_a_device_keeps_a_border_voxel_out_to_its_face(device: str, oblique_volume: Volume) -> None:
+    grid = oblique_volume.grid
+    wider = Grid.from_axes((9, 11, 13), grid.points_mm([(-2, -2, -2)])[0], grid.spacing_mm, grid.direction)
+    for shift in (-0.49, -0.25, 0.0, 0.25, 0.49):  # voxels, along all axes
+        matrix = np.eye(4)
+        matrix[:3, 3] = grid.direction @ (shift * np.array(grid.spacing_mm))
+        there, here = (resample(oblique_volume, wider, Transform(matrix), device=where) for where in (device, None))
+        np.testing.assert_allclose(there.array, here.array, atol=5e-4)
+        assert (there.array != -1000).sum() == 5 * 7 * 9
+
+
+def test_a_device_without_the_memory_leaves_it_to_simpleitk(
+    monkeypatch: pytest.MonkeyPatch, oblique_volume: Volume, fixed: Grid, moved: Transform
+) -> None:
+    def too_much(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(interpolation, "_at", too_much)
+    np.testing.assert_array_equal(
+        resample(oblique_volume, fixed, moved, device="cpu").array, resample(oblique_volume, fixed, moved).array
+    )
+
+
+def test_a_warp_is_left_to_simpleitk(oblique_volume: Volume, fixed: Grid, moved: Transform) -> None:
+    warp = bent(fixed, 2, moved)
+    there, here = (resample(oblique_volume, fixed, warp, device=where) for where in ("cpu", None))
+    np.testing.assert_array_equal(there.array, here.array)
 
 
 def bent(grid: Grid, size_mm: float, turn: Transform) -> Warp:

@@ -1,4 +1,4 @@
-"""Many slices in one call, and whole volumes, from host memory to host memory; and batches that stay on the device."""
+"""Many slices in one call, and a volume fused and resampled, host memory to host memory; and batches that stay."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from medfuse.color import Window
 from medfuse.fusion import DEFAULT_PALETTE, Display
 from medfuse.fusion.settings import arithmetic_of
 from medfuse.grid import Grid
+from medfuse.interpolation import interpolate
 from medfuse.volume import Modality, Pair, Unit, Volume
 from performing.ceilings import wait
 from performing.forms import Fuse, engine, fuse_of
@@ -25,6 +26,8 @@ from performing.task import Task
 
 #: Of white, in the volumes: integers, as scanners store them.
 WHITE = 1000
+#: How far a volume is turned to be resampled, in radians.
+TURN = 0.2
 
 
 def batch_seconds(task: Task, data: Path | None) -> Row:
@@ -53,6 +56,16 @@ def volume_seconds(task: Task, data: Path | None) -> Row:
     palette = DEFAULT_PALETTE if find_spec("pydicom") else None
     shown = Display(Window(0, WHITE), None), Display(Window(0, WHITE), palette)
     return {"palette": palette, **_measured(task, lambda: fuse(pair, *shown), task.sizes[0])}
+
+
+def resampling_seconds(task: Task, data: Path | None) -> Row:
+    """Seconds of a volume in host memory laid on a grid of its own shape that is turned within its slices."""
+    volume = _volumes(task.shape, task.pictures, data).functional.array
+    middle, turn = np.array(task.sizes)[1:] / 2, np.eye(4)
+    turn[1:3, 1:3] = ((np.cos(TURN), -np.sin(TURN)), (np.sin(TURN), np.cos(TURN)))
+    turn[1:3, 3] = middle - turn[1:3, 1:3] @ middle
+    interpolate(volume[:1], turn, (1, *volume.shape[1:]), 0, device=task.device)
+    return _measured(task, lambda: interpolate(volume, turn, volume.shape, 0, device=task.device), task.sizes[0])
 
 
 def _measured(task: Task, call: Callable[[], object], slices: int) -> Row:

@@ -40,6 +40,7 @@ def _measure(what: str) -> Callable[[Task, Path | None], Row]:
         "batch": batches.batch_seconds,
         "resident": batches.resident_seconds,
         "volume": batches.volume_seconds,
+        "resampling": batches.resampling_seconds,
     }[what]
 
 

@@ -234,7 +234,7 @@ TABLES: tuple[tuple[tuple[str, ...], Callable[[Sequence[Row], Sequence[Row]], It
     (("accuracy",), accuracy_tables),
     (("arithmetic",), arithmetic_tables),
     (("end to end",), end_to_end_tables),
-    (("batch", "resident", "volume"), batch_tables),
+    (("batch", "resident", "volume", "resampling"), batch_tables),
 )
 SETTINGS = ("method", "device", "threads", "precision", "pictures", "shape", "batch")
 
@@ -242,7 +242,7 @@ SETTINGS = ("method", "device", "threads", "precision", "pictures", "shape", "ba
 def _kind(row: Row) -> str:
     if row["what"] == "volume":
         return f"volume, {'in colour' if row['palette'] else 'grey'}"
-    return {"batch": "host to host", "resident": "on the device"}[row["what"]]
+    return {"batch": "host to host", "resident": "on the device", "resampling": "resampling"}[row["what"]]
 
 
 def _batch_key(row: Row) -> tuple[object, ...]:

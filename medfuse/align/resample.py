@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from medfuse.align.linear import Transform
 from medfuse.align.warp import Warp
@@ -12,11 +15,22 @@ from medfuse.grid import Grid
 from medfuse.itk import to_image
 from medfuse.volume import Unit, Volume
 
+if TYPE_CHECKING:
+    import torch
+
 #: Air, in HU: what lies outside a CT's field of view.
 AIR_HU = -1000.0
+#: Voxels of the widest kernel that smooths.
+WIDEST = 64
 
 
-def resample(volume: Volume, grid: Grid, transform: Transform | Warp | None = None) -> Volume:
+def resample(
+    volume: Volume,
+    grid: Grid,
+    transform: Transform | Warp | None = None,
+    *,
+    device: torch.device | str | None = None,
+) -> Volume:
     """A volume's values at the voxels of another grid, by one linear interpolation of the volume's own voxels.
 
     Where the grid is coarser than the volume, the volume is first smoothed to the grid's resolution, so that detail the
@@ -27,6 +41,8 @@ def resample(volume: Volume, grid: Grid, transform: Transform | Warp | None = No
         volume: The moving volume, grey or RGB.
         grid: The grid to fill, in the fixed world.
         transform: From the fixed world to the volume's; None where both are one.
+        device: A device of torch that computes it, such as "cuda"; None leaves it to SimpleITK, and so do deformable
+            transforms and a device with too little memory.
 
     Returns:
         A volume on `grid`, float32 or RGB uint8.
@@ -43,15 +59,11 @@ def resample(volume: Volume, grid: Grid, transform: Transform | Warp | None = No
         )
     if _is_identity(transform, grid) and grid.matches(volume.grid, 1e-6):
         return volume
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize(grid.shape[::-1])
-    resampler.SetOutputOrigin(grid.origin_mm.tolist())
-    resampler.SetOutputSpacing(grid.spacing_mm[::-1])
-    resampler.SetOutputDirection(grid.direction[:, ::-1].ravel().tolist())
-    resampler.SetTransform(transform.to_itk())
-    resampler.SetInterpolator(sitk.sitkLinear)
-    resampler.SetDefaultPixelValue(_outside(volume))
-    array = sitk.GetArrayFromImage(resampler.Execute(_smoothed(volume, grid, transform)))
+    array = None
+    if device is not None and isinstance(transform, Transform):
+        array = _on_device(volume, grid, transform, device)
+    if array is None:
+        array = _by_itk(volume, grid, transform)
     return volume.derive(
         "resample",
         {
@@ -63,6 +75,34 @@ def resample(volume: Volume, grid: Grid, transform: Transform | Warp | None = No
         array=np.rint(array).astype(np.uint8) if volume.is_color else array,
         grid=grid,
     )
+
+
+def _by_itk(volume: Volume, grid: Grid, transform: Transform | Warp) -> NDArray[np.float32]:
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(grid.shape[::-1])
+    resampler.SetOutputOrigin(grid.origin_mm.tolist())
+    resampler.SetOutputSpacing(grid.spacing_mm[::-1])
+    resampler.SetOutputDirection(grid.direction[:, ::-1].ravel().tolist())
+    resampler.SetTransform(transform.to_itk())
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetDefaultPixelValue(_outside(volume))
+    array: NDArray[np.float32] = sitk.GetArrayFromImage(resampler.Execute(_smoothed(volume, grid, transform)))
+    return array
+
+
+def _on_device(
+    volume: Volume, grid: Grid, transform: Transform, device: torch.device | str
+) -> NDArray[np.float32] | None:
+    """The same by torch; None where the device has too little memory."""
+    from medfuse.interpolation import interpolate
+
+    index_from_index = volume.grid.index_from_lps @ transform.moving_from_fixed @ grid.lps_from_index
+    spacing = zip(_blur_mm(volume, grid, transform), volume.grid.spacing_mm, strict=True)
+    kernels = [_kernel(sigma_mm / size_mm) if sigma_mm else None for sigma_mm, size_mm in spacing]
+    try:
+        return interpolate(volume.array, index_from_index, grid.shape, _outside(volume), kernels, device)
+    except MemoryError:
+        return None
 
 
 def overlap(grid: Grid, other: Grid, transform: Transform | Warp | None = None) -> float:
@@ -100,21 +140,39 @@ def _outside(volume: Volume) -> float:
     return 0.0 if volume.is_color else min(0.0, float(volume.array.min()))
 
 
-def _smoothed(volume: Volume, grid: Grid, transform: Transform | Warp) -> sitk.Image:
-    """The volume as float32, without the detail that `grid` is too coarse for: Gaussian, along each of its axes."""
-    image = to_image(volume)
-    if volume.is_color:
-        image = sitk.Cast(image, sitk.sitkVectorFloat32)
+def _blur_mm(volume: Volume, grid: Grid, transform: Transform | Warp) -> NDArray[np.float64]:
+    """Standard deviations of the Gaussian, along the volume's axes, that leaves out what `grid` is too coarse for."""
     # The size of a voxel of the grid as the volume's axes see it, in mm.
     turn = volume.grid.direction.T @ transform.moving_from_fixed[:3, :3] @ grid.direction
     target_mm = np.linalg.norm(turn * np.array(grid.spacing_mm), axis=1)
     own_mm = np.array(volume.grid.spacing_mm)
-    sigma_mm = 0.4 * np.sqrt(np.maximum(target_mm**2 - own_mm**2, 0))
+    sigma_mm: NDArray[np.float64] = 0.4 * np.sqrt(np.maximum(target_mm**2 - own_mm**2, 0))
     sigma_mm[target_mm < 1.5 * own_mm] = 0
+    return sigma_mm
+
+
+def _gaussian(image: sitk.Image, variance: list[float]) -> sitk.Image:
+    return sitk.DiscreteGaussian(image, variance, maximumKernelWidth=WIDEST)
+
+
+def _kernel(sigma: float) -> NDArray[np.float64]:
+    """What `_gaussian` convolves voxels with, by a standard deviation in voxels: its answer to a single one."""
+    line = np.zeros((1, 1, 2 * WIDEST + 1))
+    line[..., WIDEST] = 1
+    kernel: NDArray[np.float64] = sitk.GetArrayFromImage(_gaussian(sitk.GetImageFromArray(line), [sigma**2, 0, 0]))
+    return np.trim_zeros(kernel[0, 0])
+
+
+def _smoothed(volume: Volume, grid: Grid, transform: Transform | Warp) -> sitk.Image:
+    """The volume as float32, without the detail that `grid` is too coarse for."""
+    image = to_image(volume)
+    if volume.is_color:
+        image = sitk.Cast(image, sitk.sitkVectorFloat32)
+    sigma_mm = _blur_mm(volume, grid, transform)
     if not sigma_mm.any():
         return image
     variance = (sigma_mm**2)[::-1].tolist()
     if not volume.is_color:
-        return sitk.DiscreteGaussian(image, variance, maximumKernelWidth=64)
+        return _gaussian(image, variance)
     channels = (sitk.VectorIndexSelectionCast(image, channel) for channel in range(3))
-    return sitk.Compose([sitk.DiscreteGaussian(channel, variance, maximumKernelWidth=64) for channel in channels])
+    return sitk.Compose([_gaussian(channel, variance) for channel in channels])
