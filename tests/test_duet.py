@@ -25,7 +25,7 @@ def network() -> Duet:
 
 
 def test_it_is_small() -> None:
-    assert sum(parameter.numel() for parameter in Duet().parameters()) == 90_100
+    assert sum(parameter.numel() for parameter in Duet().parameters()) == 41_636
 
 
 def test_a_training_starts_at_the_maximum_and_leaves_it() -> None:
@@ -90,6 +90,20 @@ def test_only_what_is_corrected_is_refined(network: Duet) -> None:
     torch.testing.assert_close(fused, expected, rtol=0, atol=1e-6)
     assert torch.equal(fused[correction == 0], largest[correction == 0])
     assert (fused - largest - correction).abs().max() > 1 / 255
+
+
+@pytest.mark.parametrize("place", [(0, 0), (17, 40), (52, 71)])
+def test_what_is_refined_is_all_that_is_looked_at_exactly(network: Duet, place: tuple[int, int]) -> None:
+    first, second = planes(1, (64, 83)), planes(2, (64, 83))
+    largest = torch.maximum(first, second)
+    correction = torch.zeros_like(largest)
+    correction[..., place[0] : place[0] + 12, place[1] : place[1] + 12] = (
+        0.2 * (planes(3, (64, 83)) - 0.5)[..., :12, :12]
+    )
+    network.correction = lambda *_: correction
+    expected = refined(largest + correction, first, second, (correction.abs() / FULL).clamp(max=1))
+    assert (expected - largest - correction).abs().max() > 1 / 255
+    assert torch.equal(network.corrected(first, second, largest), expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 5), (7, 8), (41, 43)])

@@ -22,10 +22,10 @@ from medfuse.volume import Modality
 
 #: SHA-256 of each file of weights in medfuse/models.
 SHIPPED = {
-    "duet": "8db1a7c18bbe92a6600abbced536ac7f1c731bce851054d360a280b1fef0b663",
-    "duet-ct": "88c651e8ab6f874fa7611afec1045311d58f4fca84342861eacbff1dff358784",
-    "duet-pet": "808cc4113d5f6c8cd095f6fde8bf136863a5eb3a2675948776c9f8ae643d31da",
-    "duet-spect": "7bf4d5cb17e46384e449f765847b9921acc34716cd1a77b4887aa485c25c27ae",
+    "duet": "2d3b1d37c101fa613c41a3eb70ea09777048fb346f1becf3a31196861ce0b896",
+    "duet-ct": "2d9c7d901418b9f2269ab2871c28723a8e22c01862f8758a32db5a2de14d2160",
+    "duet-pet": "ce3b2946422f3a454f7a9491960c6c10172a350f4c02cd4471a01e7dd158f488",
+    "duet-spect": "38508d05170f5ca6e5b5d3301190b853419ac4a80e576911c94f4d4527001c92",
     "dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64",
     "eh-dran": "c5c2c53ed9159e3a3dc0ea8f43139048a334dffbbe62615ac2300339ee09cf52",
     "msrpan": "c22f1b351368b0b4e3ba46036c915184afb44a703a5e2a32a97b102b4cf04b60",

@@ -33,6 +33,8 @@ NEARLY_TURNED = 0.04
 FAINT, TINY = 1e-3, 1e-12
 #: Side of the windows in which structure and information are looked at.
 WINDOW = 7
+#: Pixels around one that a step of it depends on: half a window, which is more than the slopes of slopes.
+REACH = WINDOW // 2
 #: Squared levels: what keeps SSIM's ratio from 0 / 0 ((0.03 · 255)²), what VIF takes for the eye's own noise, and what
 #: a constant window's variance is taken for.
 STABLE, NOISE, FLAT = (0.03 * 255) ** 2, 2.0, 0.1
