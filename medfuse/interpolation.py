@@ -1,4 +1,4 @@
-"""Linear interpolation of a volume on a device of torch: what SimpleITK computes, where a GPU is faster at it."""
+"""Linear interpolation of a volume on a device of torch, as SimpleITK computes it on the CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-#: Voxels that are interpolated at once, which bounds the memory that it takes beside the volume: 0.5 GB.
+#: Voxels that are interpolated at once, which bounds the memory that it takes beside the volume: about 0.5 GB of grey.
 AT_ONCE = 2**22
 
 
@@ -21,7 +21,7 @@ def interpolate(
     shape: tuple[int, int, int],
     outside: float,
     kernels: Sequence[NDArray[np.float64] | None] = (None, None, None),
-    device: torch.device | str = "cpu",
+    device: str = "cpu",
 ) -> NDArray[np.float32]:
     """The values of a volume at the voxels of another grid.
 
@@ -65,10 +65,7 @@ def _places(matrix: Tensor, slices: slice, plane: Sequence[int]) -> list[Tensor]
         torch.arange(first, stop, dtype=torch.float64, device=matrix.device)
         for first, stop in ((slices.start, slices.stop), (0, plane[0]), (0, plane[1]))
     )
-    return [
-        (row[0] * k + row[3])[:, None, None] + (row[1] * j)[:, None] + row[2] * i  # a sum of three lines, not a product
-        for row in matrix[:3]
-    ]
+    return [(row[0] * k + row[3])[:, None, None] + (row[1] * j)[:, None] + row[2] * i for row in matrix[:3]]
 
 
 def _at(values: Tensor, places: list[Tensor], outside: float) -> Tensor:

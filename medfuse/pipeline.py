@@ -373,8 +373,11 @@ def _spacing(text: str | float) -> float:
 
 
 def _on_grid(structural: Volume, functional: Volume, transform: Transform | Warp, target: Grid, engine: Engine) -> Pair:
-    """Both volumes on the target grid, each interpolated at most once; on the engine's GPU, unless it shares it."""
-    device = engine.device if engine.device.type == "cuda" and engine.memory_mib is None else None
+    """Both volumes on the target grid, each interpolated at most once.
+
+    The engine's GPU does it, unless `memory_mib` bounds its memory, which a whole volume does not keep to.
+    """
+    device = str(engine.device) if engine.device.type == "cuda" and engine.memory_mib is None else None
     if target is functional.grid:
         return Pair(resample(structural, target, transform.inverse(), device=device), functional)
     return Pair(resample(structural, target, device=device), resample(functional, target, transform, device=device))

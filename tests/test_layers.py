@@ -25,7 +25,7 @@ FLOORS = (
     ("pipeline",),
     ("alignment",),
     ("io", "align", "fusion", "sample"),
-    ("itk",),
+    ("itk", "interpolation"),
     ("volume",),
     ("grid", "color", "metrics"),
     ("output", "stages", "values"),
@@ -111,7 +111,13 @@ def test_one_file_runs_a_registration() -> None:
 
 
 def test_torch_stays_with_the_networks() -> None:
-    assert {floor_of(name) for name in importers("torch")} <= {"fusion", "train", "metrics", "benchmark"}
+    assert {floor_of(name) for name in importers("torch")} <= {
+        "fusion",
+        "train",
+        "metrics",
+        "benchmark",
+        "interpolation",
+    }
 
 
 def speech(tree: ast.Module) -> Iterator[str]:

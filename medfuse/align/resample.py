@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
@@ -14,9 +12,6 @@ from medfuse.errors import NoOverlap
 from medfuse.grid import Grid
 from medfuse.itk import to_image
 from medfuse.volume import Unit, Volume
-
-if TYPE_CHECKING:
-    import torch
 
 #: Air, in HU: what lies outside a CT's field of view.
 AIR_HU = -1000.0
@@ -29,7 +24,7 @@ def resample(
     grid: Grid,
     transform: Transform | Warp | None = None,
     *,
-    device: torch.device | str | None = None,
+    device: str | None = None,
 ) -> Volume:
     """A volume's values at the voxels of another grid, by one linear interpolation of the volume's own voxels.
 
@@ -90,9 +85,7 @@ def _by_itk(volume: Volume, grid: Grid, transform: Transform | Warp) -> NDArray[
     return array
 
 
-def _on_device(
-    volume: Volume, grid: Grid, transform: Transform, device: torch.device | str
-) -> NDArray[np.float32] | None:
+def _on_device(volume: Volume, grid: Grid, transform: Transform, device: str) -> NDArray[np.float32] | None:
     """The same by torch; None where the device has too little memory."""
     from medfuse.interpolation import interpolate
 

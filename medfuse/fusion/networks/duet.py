@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medfuse.fusion.networks.refinement import REACH as REFINED_FROM
-from medfuse.fusion.networks.refinement import refined
+from medfuse.fusion.networks.refinement import STEP_REACH, refined
 from medfuse.fusion.networks.windows import window_sum
 
 #: Features, and the dilations of the convolutions among them.
@@ -68,7 +67,7 @@ class Duet(nn.Module):
         correction = self.correction(structural, functional, largest)
         share = (correction.abs() / FULL).clamp(max=1)
         fused = largest + correction
-        part = _around(share, REFINED_FROM)
+        part = _around(share, STEP_REACH)
         fused[part] = refined(fused[part], structural[part], functional[part], share[part])
         return fused
 

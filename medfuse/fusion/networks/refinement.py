@@ -29,12 +29,14 @@ STRENGTH_STEP, ANGLE_STEP = (15.0, 0.5), (22.0, 0.8)
 LEVEL = 1.0
 #: Half turns between two slopes below which they are drawn to each other less, for there the sum has a kink.
 NEARLY_TURNED = 0.04
+#: The level from which others are counted: no step depends on it, but squares of small numbers round to less.
+MIDDLE = 127.5
 #: Slopes, in levels a pixel, that keep ratios from 0 / 0.
 FAINT, TINY = 1e-3, 1e-12
 #: Side of the windows in which structure and information are looked at.
 WINDOW = 7
 #: Pixels around one that a step of it depends on: half a window, which is more than the slopes of slopes.
-REACH = WINDOW // 2
+STEP_REACH = WINDOW // 2
 #: Squared levels: what keeps SSIM's ratio from 0 / 0 ((0.03 · 255)²), what VIF takes for the eye's own noise, and what
 #: a constant window's variance is taken for.
 STABLE, NOISE, FLAT = (0.03 * 255) ** 2, 2.0, 0.1
@@ -52,11 +54,11 @@ def refined(fused: Tensor, structural: Tensor, functional: Tensor, share: Tensor
         share: The same shape: how much of each step is taken, from 0 to 1. Where it is 0, a source's value stays as it
             is, to the bit.
     """
-    sources = torch.cat([structural, functional], dim=1) * 255
+    sources = torch.cat([structural, functional], dim=1) * 255 - MIDDLE
     edges, windows = Edges(sources), Windows(sources)
     reach = share * (1 - fused).clamp(min=0) / 255
     for far in STEPS:
-        levels = fused * 255
+        levels = fused * 255 - MIDDLE
         uphill = edges.uphill(levels) + windows.uphill(levels)
         fused = fused + far * reach * uphill / (uphill.abs() + HALF)
     return nearer(fused, structural, functional)
