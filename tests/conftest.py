@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,13 +66,33 @@ def pt_series(oblique_volume: Volume, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(params=["cpu", "cuda", "pretended"])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every device there is: the CPU; a CUDA GPU, with full float32 arithmetic, or a pretended one."""
+    import torch
+    from pretended import pretended_gpu
+
+    if request.param == "cpu":
+        yield "cpu"
+    elif request.param == "cuda":
+        yield _gpu(request)
+    elif torch.cuda.is_available():
+        pytest.skip("a real CUDA device is here")
+    else:
+        with pretended_gpu() as name:
+            yield name
+
+
 @pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> str:
-    """Every device there is: the CPU, and a CUDA GPU, with full float32 arithmetic, where there is one."""
+def training_device(request: pytest.FixtureRequest) -> str:
+    """Those that can train: a pretended one cannot."""
+    return "cpu" if request.param == "cpu" else _gpu(request)
+
+
+def _gpu(request: pytest.FixtureRequest) -> str:
     import torch
 
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("no CUDA device here")
-        request.getfixturevalue("monkeypatch").setattr(torch.backends.cudnn, "allow_tf32", False)
-    return str(request.param)
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    request.getfixturevalue("monkeypatch").setattr(torch.backends.cudnn, "allow_tf32", False)
+    return "cuda"

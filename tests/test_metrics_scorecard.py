@@ -138,11 +138,10 @@ def test_the_published_result_reproduces_the_papers_conventions(shared) -> None:
     assert row["EN"] == pytest.approx(11.0113534082, abs=1e-9)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("convention", ["standard", "paper"])
-def test_cuda_gives_what_the_cpu_gives(convention) -> None:
+def test_every_device_gives_what_the_cpu_gives(convention: str, device: str) -> None:
     images = FUSED, WAVES, BLOCKS
-    on_cuda = score(*(image.cuda() for image in images), convention=convention)
-    assert on_cuda.scores[0].value.is_cuda
+    there = score(*(image.to(device) for image in images), convention=convention)
+    assert str(there.scores[0].value.device).startswith(device)
     (row,) = score(*images, convention=convention).rows()
-    assert on_cuda.rows()[0] == pytest.approx(row, abs=1e-5)
+    assert there.rows()[0] == pytest.approx(row, abs=1e-5)

@@ -675,3 +675,15 @@ def test_scans_are_resampled_on_a_gpu_that_need_not_be_shared(
     engine = SimpleNamespace(device=torch.device(device), memory_mib=memory_mib)
     pipeline._on_grid(oblique_volume, functional, Transform.identity(), target, engine)
     assert set(asked) == {used}
+
+
+@pytest.mark.parametrize("method", ["duet", "dilran"])
+def test_scans_are_resampled_and_fused_alike_on_every_device(method: str, mr: Volume, device: str) -> None:
+    turn = np.deg2rad(4)
+    to_pet = Transform(
+        np.array([[np.cos(turn), -np.sin(turn), 0, 3], [np.sin(turn), np.cos(turn), 0, -2], [0, 0, 1, 1], [0, 0, 0, 1]])
+    )
+    pet = phantom(Modality.PT, (9, 14, 16), FRAME)
+    fused = [fuse(mr, pet, method=method, transform=to_pet, grid=2.0, device=where) for where in ("cpu", device)]
+    assert fused[0].array.std() > 20
+    assert np.abs(np.subtract(*(volume.array.astype(int) for volume in fused))).max() <= 2

@@ -83,16 +83,16 @@ def test_the_loss_of_one_that_does_not_know() -> None:
     assert task.validate(network, pictures()) == {"score": pytest.approx(0.5)}
 
 
-def test_it_learns_and_is_judged_the_same_every_time(device: str) -> None:
+def test_it_learns_and_is_judged_the_same_every_time(training_device: str) -> None:
     torch.manual_seed(3)
-    task, network, chance = Similarity(crop=24, batch=8, rounds=4), Siamese().to(device), generator()
+    task, network, chance = Similarity(crop=24, batch=8, rounds=4), Siamese().to(training_device), generator()
     with torch.no_grad():
         network.gain.zero_()
     before = task.validate(network, pictures())
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
     for _ in range(60):
         network.train()
-        loss = task.loss(network, tuple(tensor.to(device) for tensor in task.batch(pictures(), chance)))
+        loss = task.loss(network, tuple(tensor.to(training_device) for tensor in task.batch(pictures(), chance)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

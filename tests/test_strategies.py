@@ -108,7 +108,7 @@ def test_few_channels_are_decomposed(device: str) -> None:
     image = (image + 0.01 * features(5, (96, 80))).clamp(0, 1)
     with torch.inference_mode():
         maps = network.encode(image[None, None].to(device)).softmax(dim=1)
-    name = f"_norms_by_{'products' if device == 'cuda' else 'eigenvalues'}"
+    name = f"_norms_by_{'products' if maps.is_cuda else 'eigenvalues'}"
     with patch.object(strategies, name, side_effect=getattr(strategies, name)) as norms_of:
         found = largest_nuclear_norm(maps)
     assert 1 <= norms_of.call_count <= 4

@@ -89,9 +89,9 @@ def shipped() -> dict[str, object]:
     return content
 
 
-def test_it_learns_and_its_weights_load_back(data: Path, tmp_path: Path, device: str) -> None:
+def test_it_learns_and_its_weights_load_back(data: Path, tmp_path: Path, training_device: str) -> None:
     out = tmp_path / "runs" / "first"
-    figures = train(replace(CONFIG, steps=30), data, out, device)
+    figures = train(replace(CONFIG, steps=30), data, out, training_device)
     log = read_log(out)
     assert [entry["step"] for entry in log] == [5, 10, 15, 20, 25, 30]
     assert log[-1]["loss"] < log[0]["loss"] / 3

@@ -268,10 +268,10 @@ def test_long_gradients_are_clipped(data: Path, tmp_path: Path) -> None:
     assert moved[0] < moved[1] / 20
 
 
-def test_precision(data: Path, tmp_path: Path, device: str) -> None:
-    exact = train(replace(CONFIG, steps=30, report_every=10), data, tmp_path / "exact", device)
+def test_precision(data: Path, tmp_path: Path, training_device: str) -> None:
+    exact = train(replace(CONFIG, steps=30, report_every=10), data, tmp_path / "exact", training_device)
     short = replace(CONFIG, steps=30, report_every=10, precision="bfloat16")
-    rough = train(short, data, tmp_path / "rough", device)
+    rough = train(short, data, tmp_path / "rough", training_device)
     assert rough["score"] != exact["score"]
     assert rough["score"] > exact["score"] - 6
     with pytest.raises(ValueError, match="expected float32 or bfloat16 on cpu, got float16"):

@@ -89,8 +89,10 @@ def in_turn(method: Fuse) -> Fuse:
 
 
 def stream_on(device: torch.device) -> torch.cuda.Stream:
-    """A new stream of a CUDA device."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    """A new stream of a CUDA device; it waits for what has been begun there, such as laying out weights."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream
 
 
 def _through(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
