@@ -43,7 +43,7 @@ def random(name: str) -> AutoEncoder:
 @pytest.mark.parametrize("make", [shipped, random])
 @pytest.mark.parametrize("name", COMPILED)
 def test_features_and_decoded_features_are_those_of_the_plain_network(
-    name: str, make: Callable[[str], AutoEncoder], size: tuple[int, int]
+    name: str, make: Callable[[str], AutoEncoder], size: tuple[int, int], device: str
 ) -> None:
     """In float64, where only the algebra counts, to 1e-12; in float32, as it is used, to 1e-5; of the largest value."""
     network = make(name)
@@ -52,21 +52,21 @@ def test_features_and_decoded_features_are_those_of_the_plain_network(
         features = plain.encode(image)
         decoded = plain.decode(features)
         for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-            compiled = COMPILED[name](network.to(dtype))
+            compiled = COMPILED[name](network.to(dtype)).to(device)
             for found, expected in (
-                (compiled.encode(image.to(dtype)), features),
-                (compiled.decode(features.to(dtype)), decoded),
+                (compiled.encode(image.to(device, dtype)), features),
+                (compiled.decode(features.to(device, dtype)), decoded),
             ):
                 assert found.shape == expected.shape
                 assert found.dtype == dtype
-                assert (found - expected).abs().max() < tolerance * max(1.0, float(expected.abs().max()))
+                assert (found.cpu() - expected).abs().max() < tolerance * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (1, 3), (6, 0), (9, 14), (20, 31)])
 @pytest.mark.parametrize("make", [shipped, random])
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_body_in_the_dark_is_computed_alone_with_the_same_result(
-    name: str, make: Callable[[str], AutoEncoder], corner: tuple[int, int]
+    name: str, make: Callable[[str], AutoEncoder], corner: tuple[int, int], device: str
 ) -> None:
     """At the border, next to it and away from it; of two images with different bodies, too."""
     network = make(name)
@@ -75,25 +75,25 @@ def test_a_body_in_the_dark_is_computed_alone_with_the_same_result(
     image[1, :, corner[0] : corner[0] + 11, corner[1] + 3 : corner[1] + 9] = torch.rand(11, 6)
     with torch.inference_mode():
         expected = deepcopy(network).double().encode(image)
-        compiled = COMPILED[name](network)
-        found = compiled.encode(image.float())
+        compiled = COMPILED[name](network).to(device)
+        found = compiled.encode(image.float().to(device)).cpu()
         rows, columns = compiled.body(image)
         assert (found - expected).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
         beyond = expected.clone()
         beyond[..., rows, columns] = 0
         assert not beyond.any()
         nothing = network.encode(torch.zeros(1, 1, 50, 61))
-        off = (compiled.encode(torch.zeros(1, 1, 50, 61)) - nothing).abs().max()
+        off = (compiled.encode(torch.zeros(1, 1, 50, 61, device=device)).cpu() - nothing).abs().max()
         assert off < 1e-5 * max(1.0, float(nothing.abs().max()))
 
 
-def test_tall_and_wide_images_are_computed_band_by_band() -> None:
+def test_tall_and_wide_images_are_computed_band_by_band(device: str) -> None:
     image = torch.rand(1, 1, 291, 70, dtype=torch.float64)
     network = random("dilran").double()
     with torch.inference_mode():
         for turned in (image, image.mT):
             expected = network.encode(turned)
-            found = COMPILED["dilran"](network).encode(turned)
+            found = COMPILED["dilran"](network).to(device).encode(turned.to(device)).cpu()
             assert (found - expected).abs().max() < 1e-12 * float(expected.abs().max())
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Rows computed at a time, at most: memory stays small, and transforms fast. Even, for what is pooled.
+#: Rows computed at a time on the CPU, at most: memory stays small, and transforms fast. Even, for what is pooled. A
+#: GPU, which takes as long to be told as to compute, does all at once.
 BAND = 64
 
 
@@ -55,14 +56,18 @@ class Collapsed(nn.Module):
     def _scattered(self, x: Tensor) -> Tensor:
         """The convolution to one channel, as a matrix product whose results are added up in their places."""
         (height, width), side = x.shape[-2:], 2 * self.reach + 1
-        result = self.bias.expand(len(x), height + side - 1, width + side - 1).clone()
+        full = height + side - 1, width + side - 1
+        inside = slice(self.reach, self.reach + height), slice(self.reach, self.reach + width)
+        if x.device.type != "cpu":
+            return F.fold(self.weight @ x.flatten(2), full, side)[(..., *inside)] + self.bias
+        result = self.bias.expand(len(x), *full).clone()
         for first in range(0, height, BAND):
             rows = x[..., first : first + BAND, :]
             spread = torch.unflatten(self.weight @ rows.flatten(2), 2, rows.shape[-2:])
             for tap in range(side * side):
                 top, left = first + tap // side, tap % side
                 result[:, top : top + rows.shape[-2], left : left + width] += spread[:, tap]
-        return result[:, None, self.reach : self.reach + height, self.reach : self.reach + width]
+        return result[(slice(None), None, *inside)]
 
 
 class Rim(nn.Module):

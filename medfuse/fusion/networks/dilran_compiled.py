@@ -122,7 +122,8 @@ class CompiledEncoder(nn.Module):
             strips: What C makes next to the border of the image.
             corner: Row and column of the image where the part begins; even.
         """
-        for rows in bands(features.shape[-2]):
+        height = features.shape[-2]
+        for rows in bands(height, BAND if features.device.type == "cpu" else height):
             around = padded[..., rows.start : rows.stop + 2 * FAR, :]
             maps = around[..., FAR:-FAR, FAR:-FAR]
             deep = self._near(around)
@@ -291,9 +292,9 @@ def by_blocks(operation: Callable[..., Tensor], x: Tensor, coarse: Tensor, *othe
     return x
 
 
-def bands(height: int) -> list[slice]:
-    """Rows from 0 to a height in parts as equal as they can be, each but the last of an even number."""
-    count = -(-height // BAND)
+def bands(height: int, most: int) -> list[slice]:
+    """Rows from 0 to a height in parts of so many at most, as equal as can be, each but the last of an even number."""
+    count = -(-height // most)
     rows = 2 * -(-height // (2 * count))
     return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
