@@ -56,12 +56,11 @@ def refined(fused: Tensor, structural: Tensor, functional: Tensor, share: Tensor
     """
     sources = torch.cat([structural, functional], dim=1) * 255 - MIDDLE
     edges, windows = Edges(sources), Windows(sources)
-    reach = share * (1 - fused).clamp(min=0) / 255
+    reach, levels = share * (1 - fused).clamp(min=0), fused * 255 - MIDDLE
     for far in STEPS:
-        levels = fused * 255 - MIDDLE
-        uphill = edges.uphill(levels) + windows.uphill(levels)
-        fused = fused + far * reach * uphill / (uphill.abs() + HALF)
-    return nearer(fused, structural, functional)
+        uphill = edges.uphill(levels).add_(windows.uphill(levels))
+        levels.addcdiv_(uphill * reach, uphill.abs().add_(HALF), value=far)
+    return nearer(torch.where(share > 0, (levels + MIDDLE) / 255, fused), structural, functional)
 
 
 def nearer(fused: Tensor, structural: Tensor, functional: Tensor) -> Tensor:
@@ -94,7 +93,8 @@ class Edges:
     def __init__(self, sources: Tensor) -> None:
         across, down = slopes(sources)
         self.strength, self.half_turns = _squared(across, down).sqrt(), _half_turns(across, down)
-        self.inverse, self.strongest = (self.strength + FAINT).reciprocal(), self.strength.amax(dim=1, keepdim=True)
+        self.inverse = (self.strength + FAINT).reciprocal()
+        self.below_strongest = self.strength.amax(dim=1, keepdim=True) - 0.5
 
     def uphill(self, levels: Tensor) -> Tensor:
         """How the sum rises with each pixel, (N, 1, H, W); less where it has a kink, or the image is level."""
@@ -106,26 +106,26 @@ class Edges:
         turned -= turned.round()
         alike = torch.minimum(ratio, ratio.reciprocal())
         as_strong = _logistic(alike, *STRENGTH_STEP)
-        as_turned = _logistic(1 - 2 * turned.abs(), *ANGLE_STEP)
-        kept = self.strength * as_strong * as_turned
-        longer = torch.addcmul(kept, kept, as_strong, value=-1) * torch.copysign(alike, 1 - ratio)
-        turn = torch.addcmul(kept, kept, as_turned, value=-1) * (turned / NEARLY_TURNED).clamp_(-1, 1)
-        made_up = (strength - self.strongest + 0.5).clamp_(0, 1) * _both(self.strength - kept)
-        each = (square + LEVEL).reciprocal_()
-        longer = (EDGES * STRENGTH_STEP[0] * _both(longer) - MADE_UP * made_up) * each
-        turn = EDGES * ANGLE_STEP[0] * 2 / math.pi * _both(turn) * each
-        across, down = longer * across + turn * down, longer * down - turn * across
-        across, down = (F.pad(slope, (1, 1, 1, 1)) for slope in (across, down))
-        return -(_across(across) + _down(down))  # Sobel's kernels are odd: their transpose is minus themselves
+        as_turned = _logistic(turned.abs(), -2 * ANGLE_STEP[0], (1 - ANGLE_STEP[1]) / 2)  # of 1 - 2 |turned|
+        kept = (self.strength * as_strong).mul_(as_turned)
+        longer = as_strong.mul_(kept).sub_(kept).mul_(alike.copysign_(1 - ratio))  # both turned round: downhill
+        turn = as_turned.mul_(kept).sub_(kept).mul_(turned.div_(NEARLY_TURNED).clamp_(-1, 1))
+        made_up = (strength - self.below_strongest).clamp_(0, 1).mul_(_both(self.strength - kept))
+        each = square.add_(LEVEL).reciprocal_()
+        longer = torch.add(made_up.mul_(MADE_UP), _both(longer), alpha=EDGES * STRENGTH_STEP[0]).mul_(each)
+        turn = _both(turn).mul_(each).mul_(EDGES * ANGLE_STEP[0] * 2 / math.pi)
+        along, below = torch.addcmul(longer * across, turn, down), torch.addcmul(longer * down, turn, across, value=-1)
+        along, below = (F.pad(slope, (1, 1, 1, 1)) for slope in (along, below))
+        return _across(along).add_(_down(below)).div_(8)  # Sobel's kernels are odd: their transpose is minus themselves
 
 
 def _logistic(x: Tensor, steep: float, middle: float) -> Tensor:
     """1 / (1 + exp(-`steep` (x - `middle`)))."""
-    return (steep * x).sub_(steep * middle).sigmoid_()
+    return torch.rsub(x, -steep * middle, alpha=-steep).sigmoid_()
 
 
 def _squared(across: Tensor, down: Tensor) -> Tensor:
-    return across.square() + down.square()
+    return across.square().addcmul_(down, down)
 
 
 def _half_turns(across: Tensor, down: Tensor) -> Tensor:
@@ -153,20 +153,22 @@ class Windows:
         self.mean = self._means(sources)
         self.variance = (self._means(sources.square()) - self.mean.square()).clamp(min=FLAT)
         self.inverse, self.off = self.variance.reciprocal(), sources - self.mean
+        self.stable = self.variance + STABLE
 
     def uphill(self, levels: Tensor) -> Tensor:
         """How what a window has rises with the pixel in its middle, times half the window's pixels, (N, 1, H, W)."""
         means = self._means(torch.cat([levels, levels.square(), levels * self.sources], dim=1))
         mean = means[:, :1]
-        variance = (means[:, 1:2] - mean.square()).clamp_(min=0)
+        variance = torch.addcmul(means[:, 1:2], mean, mean, value=-1).clamp_(min=0)
         covariance = torch.addcmul(means[:, 2:], mean, self.mean, value=-1)
-        total = (self.variance + STABLE + variance).reciprocal_()
-        structure = (2 * covariance).add_(STABLE).mul_(total)
+        total = (self.stable + variance).reciprocal_()
+        structure = torch.rsub(covariance, STABLE, alpha=-2).mul_(total)
         share = covariance.clamp(min=0).mul_(self.inverse)
         left = torch.addcmul(variance, share, covariance, value=-1).clamp_(min=0).add_(NOISE).reciprocal_()
-        by_covariance = STRUCTURE * total + INFORMATION * share * left
-        by_variance = INFORMATION * ((variance + NOISE).reciprocal() - left) - STRUCTURE * structure * total
-        return _both(by_covariance.mul_(self.off)) + _both(by_variance) * (levels - mean)
+        by_variance = variance.add_(NOISE).reciprocal_() - left
+        by_variance = by_variance.mul_(INFORMATION).addcmul_(structure, total, value=-STRUCTURE)
+        by_covariance = total.mul_(STRUCTURE).addcmul_(share, left, value=INFORMATION).mul_(self.off)
+        return torch.addcmul(_both(by_covariance), _both(by_variance), levels - mean)
 
     def _means(self, images: Tensor) -> Tensor:
         return window_sum(images, WINDOW).mul_(self.weight)
@@ -179,17 +181,17 @@ def _both(planes: Tensor) -> Tensor:
 
 def slopes(images: Tensor) -> tuple[Tensor, Tensor]:
     """Slopes a pixel along rows and along columns, (N, C, H, W) each, as the images; the border is repeated."""
-    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(images / 8, (1, 1, 1, 1), mode="replicate")
     return _across(padded), _down(padded)
 
 
 def _across(padded: Tensor) -> Tensor:
-    """Slopes a pixel along rows, (N, C, H, W), of (N, C, H + 2, W + 2), by Sobel's kernel.
+    """Eight times the slopes a pixel along rows, (N, C, H, W), of (N, C, H + 2, W + 2), by Sobel's kernel.
 
     By shifts, which take less time than a convolution with so few channels.
     """
     rows = (padded[..., :-2, :] + padded[..., 2:, :]).add_(padded[..., 1:-1, :], alpha=2)
-    return (rows[..., 2:] - rows[..., :-2]) / 8
+    return rows[..., 2:] - rows[..., :-2]
 
 
 def _down(padded: Tensor) -> Tensor:
