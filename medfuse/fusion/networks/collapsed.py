@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Rows computed at a time on the CPU, at most: memory stays small, and transforms fast. Even, for what is pooled. A
-#: GPU, which takes as long to be told as to compute, does all at once.
+#: Rows computed at a time, at most: memory stays small, and transforms fast. Even, for what is pooled. On CUDA, where
+#: to launch an operation takes as long as the operation, all are computed at once.
 BAND = 64
 
 
@@ -58,7 +58,7 @@ class Collapsed(nn.Module):
         (height, width), side = x.shape[-2:], 2 * self.reach + 1
         full = height + side - 1, width + side - 1
         inside = slice(self.reach, self.reach + height), slice(self.reach, self.reach + width)
-        if x.device.type != "cpu":
+        if x.is_cuda:
             return F.fold(self.weight @ x.flatten(2), full, side)[(..., *inside)] + self.bias
         result = self.bias.expand(len(x), *full).clone()
         for first in range(0, height, BAND):

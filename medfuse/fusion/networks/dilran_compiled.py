@@ -123,7 +123,7 @@ class CompiledEncoder(nn.Module):
             corner: Row and column of the image where the part begins; even.
         """
         height = features.shape[-2]
-        for rows in bands(height, BAND if features.device.type == "cpu" else height):
+        for rows in bands(height, height if features.is_cuda else BAND):
             around = padded[..., rows.start : rows.stop + 2 * FAR, :]
             maps = around[..., FAR:-FAR, FAR:-FAR]
             deep = self._near(around)
