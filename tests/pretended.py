@@ -121,12 +121,9 @@ def _compute(operation: Any, *args: Any, **kwargs: Any) -> Any:
     if operation is _ATEN.copy_.default:
         return _copy(*args)
     operation = _AT_ONCE.get(operation, operation)
-    device = kwargs.get("device")
-    if operation is _ATEN._to_copy.default and device is not None:
-        there = torch.device(device).type == "cuda"
-    else:
-        there = _check(operation, (args, kwargs)) or (device is not None and torch.device(device).type == "cuda")
-    named = {"device": torch.device("cpu")} if device is not None else {}
+    device = kwargs.get("device")  # of what is made, or copied; otherwise it lies where the others do
+    there = _check(operation, (args, kwargs)) if device is None else torch.device(device).type == "cuda"
+    named = {} if device is None else {"device": torch.device("cpu")}
     result = operation(*_held(args), **_held(kwargs) | named)
     for place, argument in enumerate(operation._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:

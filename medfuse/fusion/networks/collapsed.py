@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medfuse.fusion.networks.lit import is_black
+
 #: Rows computed at a time, at most: memory stays small, and transforms fast. Even, for what is pooled. On CUDA, where
 #: to launch an operation takes as long as the operation, all are computed at once.
 BAND = 64
@@ -209,11 +211,6 @@ def _overlay(result: Tensor, piece: Tensor, top: int, left: int) -> None:
     if first[0] < last[0] and first[1] < last[1]:
         part = piece[..., first[0] - top : last[0] - top, first[1] - left : last[1] - left]
         result[..., first[0] : last[0], first[1] : last[1]] = part
-
-
-def is_black(x: Tensor) -> bool:
-    """Whether every value is 0; not asked on a GPU, where the answer would take longer than the work it saves."""
-    return x.device.type == "cpu" and not bool(x.any())
 
 
 class Side(NamedTuple):

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from medfuse.fusion.networks.autoencoder import AutoEncoder, Part
 from medfuse.fusion.networks.collapsed import BAND, Collapsed, Rim, Strips, affine_of, kernel_of
 from medfuse.fusion.networks.dilran import Dilran, Encoder
+from medfuse.fusion.networks.lit import lit
 from medfuse.fusion.networks.pooling import CHANNELS, enlarged, pooled
 
 #: Pixels from an output to the farthest input: of the layers before the first norm, and of C three times after them.
@@ -302,15 +303,3 @@ def bands(height: int, most: int) -> list[slice]:
 def fast(length: int, step: int) -> int:
     """A length that is fast to transform, not below this one: of the multiples of a step, so that few serve all."""
     return step * int(scipy.fft.next_fast_len(-(-length // step)))
-
-
-def lit(image: Tensor) -> Part:
-    """Rows and columns of what is not black in any image, (N, 1, H, W); they begin at even ones."""
-    if image.device.type != "cpu":
-        return slice(0, image.shape[-2]), slice(0, image.shape[-1])
-    shown = (image != 0).any(0)[0]
-    spans = []
-    for found, size in ((line.nonzero(), len(line)) for line in (shown.any(1), shown.any(0))):
-        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, -1)
-        spans.append(slice(first // 2 * 2, min((last + 2) // 2 * 2, size)))
-    return spans[0], spans[1]

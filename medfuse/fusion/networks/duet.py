@@ -10,12 +10,11 @@ more for edges than they are worth (docs/experiments.md).
 
 from __future__ import annotations
 
-from types import EllipsisType
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medfuse.fusion.networks.lit import lit
 from medfuse.fusion.networks.refinement import STEP_REACH, refined
 from medfuse.fusion.networks.windows import window_sum
 
@@ -51,14 +50,14 @@ class Duet(nn.Module):
     def forward(self, structural: Tensor, functional: Tensor) -> Tensor:
         """Fuse images, each (N, 1, H, W) in [0, 1], into one (N, 1, H, W), not clamped, of the images' own precision.
 
-        Where both sources show black, or are alike all around, the result is exactly their maximum. What is black
-        all around is not looked at, which changes nothing: there is nothing to correct there, and the rest is too far.
+        Where both sources show black, or are alike all around, the result is exactly their maximum. On a CPU what is
+        black all around is not looked at, which changes nothing: there is nothing to correct, and the rest is too far.
         """
         largest = torch.maximum(structural, functional)
         if self.training:
             return largest + self.correction(structural, functional, largest)
         fused = largest.clone()
-        part = _around(largest, REACH)
+        part = (..., *lit(largest, REACH))
         fused[part] = self.corrected(structural[part], functional[part], largest[part])
         return fused
 
@@ -67,7 +66,7 @@ class Duet(nn.Module):
         correction = self.correction(structural, functional, largest)
         share = (correction.abs() / FULL).clamp(max=1)
         fused = largest + correction
-        part = _around(share, STEP_REACH)
+        part = (..., *lit(share, STEP_REACH))
         fused[part] = refined(fused[part], structural[part], functional[part], share[part])
         return fused
 
@@ -95,21 +94,6 @@ def without_small(found: Tensor) -> Tensor:
     """
     large = found.abs() > LEAST
     return torch.where(large, found - LEAST**2 / torch.where(large, found, 1), 0)
-
-
-def _around(images: Tensor, reach: int) -> tuple[EllipsisType, slice, slice]:
-    """The rows and columns of (N, 1, H, W) that are not all 0, and those that lie no further than `reach` from them.
-
-    They begin at even ones, where blocks of 2 × 2 pixels begin, and are never empty.
-    """
-
-    def along(axis: int) -> slice:
-        found = images.amax(dim=[other for other in range(4) if other != axis]).nonzero()
-        if not len(found):
-            return slice(0, 1)
-        return slice(max(0, int(found[0]) - reach) // 2 * 2, int(found[-1]) + reach + 1)
-
-    return ..., along(2), along(3)
 
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
