@@ -16,9 +16,11 @@ from medfuse.fusion.networks.refinement import (
     MADE_UP,
     NEARLY,
     NOISE,
+    RISER,
     STABLE,
     STEPS,
     STRUCTURE,
+    TREAD,
     WINDOW,
     Edges,
     Windows,
@@ -117,7 +119,8 @@ def test_it_raises_what_it_is_made_to_raise() -> None:
     assert (edge_preservation(better.clamp(0, 1), first, second) > edge_preservation(fused, first, second)).all()
 
 
-def test_steps_are_short_and_shorter_where_it_is_light() -> None:
+def test_steps_are_short_and_shorter_where_it_is_light(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refinement, "TREAD", 1e-4)  # the steps alone, without the draw to whole treads
     first, second = planes(1), planes(2)
     fused = (first + second) / 2
     everywhere = torch.ones_like(fused)
@@ -132,16 +135,32 @@ def test_steps_are_short_and_shorter_where_it_is_light() -> None:
     assert 0.1 < (goes - stays).abs().max() * 255 <= 0.1 * sum(STEPS) + 1e-3
 
 
-def test_what_is_nearly_a_source_is_that_source_and_what_is_further_stays() -> None:
-    first = torch.full((1, 1, 1, 6), 100 / 255).double()
+def test_what_is_nearly_a_source_is_that_source_and_what_is_further_stays_nearly() -> None:
+    first = torch.full((1, 1, 1, 7), 100 / 255).double()
     second = first + 100 / 255
-    away = torch.tensor([0, 2.9, -2.9, 6, -30, 98])
+    away = torch.tensor([0, 2.9, -2.9, 6, -12, -29, 98])
     result = nearer(first + away / 255, first, second)
     kept = (result - first).flatten() * 255
-    expected = torch.tensor([0, 0, 0, 6 * (1 - 0.5**4), -30 * (1 - 0.1**4), 100]).double()
-    torch.testing.assert_close(kept, expected)
+    treads = [round(d * (1 - (3 / d) ** 4) / TREAD) for d in (6, -12, -29)]
+    assert treads == [1, -3, -7]
+    torch.testing.assert_close(kept, torch.tensor([0, 0, 0, *(TREAD * tread for tread in treads), 100]).double())
     assert torch.equal(result[..., :1], first[..., :1])
-    assert torch.equal(result[..., 5:], second[..., 5:])
+    assert torch.equal(result[..., 6:], second[..., 6:])
+
+
+def test_differences_from_a_source_are_drawn_to_whole_treads_without_a_step() -> None:
+    """They rise throughout, by at most half a tread from what they were; few lie between two treads."""
+    away = torch.linspace(2 * NEARLY, 60, 20_001).double()[None, None, None]
+    zero = torch.zeros_like(away)
+    drawn = nearer(away / 255, zero, zero + 1) * 255
+    plain = away * (1 - (NEARLY / away) ** 4)
+    assert (drawn - plain).abs().max() <= TREAD / 2 + 1e-9
+    rises = drawn.diff()
+    assert (rises > -1e-9).all()
+    assert plain.diff().min() < 1.01 * RISER * rises.max() < 1.02 * plain.diff().max()
+    treads = drawn / TREAD
+    assert ((treads - treads.round()).abs() > 1e-6).double().mean() == pytest.approx(RISER, abs=0.01)
+    torch.testing.assert_close(nearer(1 - away / 255, zero, zero + 1), 1 - drawn / 255)
 
 
 def test_a_source_stays_as_it_is() -> None:
@@ -153,8 +172,8 @@ def test_a_source_stays_as_it_is() -> None:
 
 def test_constant_images_have_no_way_to_go() -> None:
     grey = torch.full((1, 1, 20, 20), 0.5)
-    everywhere = torch.ones_like(grey)
-    torch.testing.assert_close(refined(grey, grey - 0.3, grey + 0.3, everywhere), grey, rtol=0, atol=1e-4)
+    everywhere, away = torch.ones_like(grey), 20 * TREAD / 255
+    torch.testing.assert_close(refined(grey, grey - away, grey + away, everywhere), grey, rtol=0, atol=1e-4)
     assert Windows(torch.cat([grey, grey], dim=1) * 255).variance.eq(FLAT).all()
 
 

@@ -16,13 +16,16 @@ from torch.nn import functional as F
 from medfuse.fusion.networks.windows import window_pixels, window_sum
 
 #: The steps, by how far each goes at most where the result is black, in levels of 255: the last ones settle.
-STEPS = (8.0, 6.0, 4.0, 2.0)
+STEPS = (14.0, 11.0, 8.0, 5.0, 2.0)
 #: A result that ends this near a source, in levels, is that source's value.
 NEARLY = 3.0
+#: Levels from one to the next of the differences from a source that a result is drawn to, and the share of that way
+#: over which it goes from one to the next.
+TREAD, RISER = 4.0, 0.15
 #: What is gained at a pixel for which a step is half as long as it can be, per level.
 HALF = 1.0
 #: What edges that are kept, edges that are made up, structure and information count.
-EDGES, MADE_UP, STRUCTURE, INFORMATION = 1.0, 8.0, 36.0, 5.0
+EDGES, MADE_UP, STRUCTURE, INFORMATION = 0.8, 7.0, 33.0, 3.5
 #: The two logistic steps of Q_AB/F, for the ratio of strengths and for the angle: how steep, and where.
 STRENGTH_STEP, ANGLE_STEP = (15.0, 0.5), (22.0, 0.8)
 #: Squared slope, in levels a pixel, that keeps what is level from turning at once.
@@ -66,13 +69,17 @@ def refined(fused: Tensor, structural: Tensor, functional: Tensor, share: Tensor
 def nearer(fused: Tensor, structural: Tensor, functional: Tensor) -> Tensor:
     """An image drawn to that source which is the nearer one at a pixel; what lies within `NEARLY` becomes its value.
 
-    What is d levels away keeps d (1 - (`NEARLY` / d)⁴), which has no step.
+    What is d levels away keeps d (1 - (`NEARLY` / d)⁴), which has no step. That is drawn to a whole number of `TREAD`
+    levels, by half a tread at most: the fewer values of the result stand for one of a source, the better the source can
+    be read from it. Over the `RISER` in the middle between two treads it goes from one to the other, without a step.
     """
     one, other = fused - structural, fused - functional
     first = one.abs() < other.abs()
     difference = torch.where(first, one, other)
-    kept = (1 - (NEARLY / 255 / difference.abs()) ** 4).clamp(min=0)
-    return torch.where(first, structural, functional) + difference * kept
+    treads = difference * (1 - (NEARLY / 255 / difference.abs()) ** 4).clamp(min=0) * (255 / TREAD)
+    whole = treads.round()
+    between = F.softshrink(treads - whole, (1 - RISER) / 2) / RISER
+    return torch.where(first, structural, functional) + (whole + between) * (TREAD / 255)
 
 
 class Edges:
