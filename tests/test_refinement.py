@@ -163,6 +163,18 @@ def test_differences_from_a_source_are_drawn_to_whole_treads_without_a_step() ->
     torch.testing.assert_close(nearer(1 - away / 255, zero, zero + 1), 1 - drawn / 255)
 
 
+@pytest.mark.parametrize("apart", [0.5, 2.0, 5.0, 7.0, 50.0, 101.0])
+def test_there_is_no_step_from_one_source_to_the_other(apart: float) -> None:
+    fused = torch.linspace(100, 100 + apart, 20_001).double()[None, None, None] / 255
+    one = torch.full_like(fused, 100 / 255)
+    drawn = nearer(fused, one, one + apart / 255)
+    assert drawn[..., 0] == one[..., 0]
+    torch.testing.assert_close(drawn[..., -1], one[..., -1] + apart / 255)
+    assert drawn.diff().abs().max() < 20 * fused.diff().max()
+    middle = fused.shape[-1] // 2
+    torch.testing.assert_close(drawn[..., middle], fused[..., middle])
+
+
 def test_a_source_stays_as_it_is() -> None:
     first, second = planes(1), planes(2)
     largest = torch.maximum(first, second)

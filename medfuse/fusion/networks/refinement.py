@@ -22,6 +22,8 @@ NEARLY = 3.0
 #: Levels from one to the next of the differences from a source that a result is drawn to, and the share of that way
 #: over which it goes from one to the next.
 TREAD, RISER = 4.0, 0.15
+#: Levels by which a source has to be nearer than the other for a result to be drawn to it in full.
+CLEARLY = 2.0
 #: What is gained at a pixel for which a step is half as long as it can be, per level.
 HALF = 1.0
 #: What edges that are kept, edges that are made up, structure and information count.
@@ -34,7 +36,7 @@ LEVEL = 1.0
 NEARLY_TURNED = 0.04
 #: The level from which others are counted: no step depends on it, but squares of small numbers round to less.
 MIDDLE = 127.5
-#: Slopes, in levels a pixel, that keep ratios from 0 / 0.
+#: Slopes, in levels a pixel, and levels that keep ratios from 0 / 0.
 FAINT, TINY = 1e-3, 1e-12
 #: Side of the windows in which structure and information are looked at.
 WINDOW = 7
@@ -72,14 +74,19 @@ def nearer(fused: Tensor, structural: Tensor, functional: Tensor) -> Tensor:
     What is d levels away keeps d (1 - (`NEARLY` / d)⁴), which has no step. That is drawn to a whole number of `TREAD`
     levels, by half a tread at most: the fewer values of the result stand for one of a source, the better the source can
     be read from it. Over the `RISER` in the middle between two treads it goes from one to the other, without a step.
+    Where neither source is nearer by `CLEARLY`, it is drawn the less, so that there is no step from one to the other.
     """
-    one, other = fused - structural, fused - functional
-    first = one.abs() < other.abs()
+    one, other = (fused - structural) * 255, (fused - functional) * 255
+    to_one, to_other = one.abs(), other.abs()
+    first = to_one < to_other
     difference = torch.where(first, one, other)
-    treads = difference * (1 - (NEARLY / 255 / difference.abs()) ** 4).clamp(min=0) * (255 / TREAD)
+    treads = difference * (1 - (NEARLY / difference.abs()) ** 4).clamp(min=0) / TREAD
     whole = treads.round()
     between = F.softshrink(treads - whole, (1 - RISER) / 2) / RISER
-    return torch.where(first, structural, functional) + (whole + between) * (TREAD / 255)
+    drawn = torch.where(first, structural, functional) + (whole + between) * (TREAD / 255)
+    apart = ((structural - functional).abs() * (255 / 2)).clamp(max=CLEARLY)
+    clear = ((to_other - to_one).abs_().add_(TINY) / apart.add_(TINY)).clamp(max=1)
+    return torch.where(clear < 1, torch.lerp(fused, drawn, clear), drawn)
 
 
 class Edges:
