@@ -86,7 +86,7 @@ def nearer(fused: Tensor, structural: Tensor, functional: Tensor) -> Tensor:
     drawn = torch.where(first, structural, functional) + (whole + between) * (TREAD / 255)
     apart = ((structural - functional).abs() * (255 / 2)).clamp(max=CLEARLY)
     clear = ((to_other - to_one).abs_().add_(TINY) / apart.add_(TINY)).clamp(max=1)
-    return torch.where(clear < 1, torch.lerp(fused, drawn, clear), drawn)
+    return torch.lerp(fused, drawn, clear)
 
 
 class Edges:
