@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medfuse.fusion.networks.autoencoder import Part
+from medfuse.fusion.networks.collapsed import BAND
 
 
 class Strategy(Protocol):
@@ -73,13 +74,12 @@ def distribution(features: Tensor, body: Part) -> Tensor:
         (N, C, h, w), of the body and, where there is an outside, one row and one column for it; not below float32.
     """
     inside = features[..., body[0], body[1]]
-    inside = inside.to(torch.promote_types(inside.dtype, torch.float32)).softmax(1)
     count, channels, height, width = inside.shape
     rows, columns = features.shape[2] - height, features.shape[3] - width
-    if not rows and not columns:
-        return inside
-    shares = inside.new_empty(count, channels, height + (rows > 0), width + (columns > 0))
-    shares[..., :height, :width] = inside
+    precision = torch.promote_types(inside.dtype, torch.float32)
+    shares = inside.new_empty(count, channels, height + (rows > 0), width + (columns > 0), dtype=precision)
+    for band in (slice(None),) if features.is_cuda else (slice(top, top + BAND) for top in range(0, height, BAND)):
+        shares[..., :height, :width][..., band, :] = inside[..., band, :].to(precision).softmax(1)
     shares[..., height:, :] = rows**0.5 / channels
     shares[..., width:] = columns**0.5 / channels
     shares[..., height:, width:] = (rows * columns) ** 0.5 / channels

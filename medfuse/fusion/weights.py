@@ -24,8 +24,8 @@ from medfuse.volume import Modality
 SHIPPED = {
     "duet": "2d3b1d37c101fa613c41a3eb70ea09777048fb346f1becf3a31196861ce0b896",
     "duet-ct": "ecaed585af9e940c3e20d2ecf73d43e55777d840ab3babaa05e50843a5ae1f5a",
-    "duet-pet": "6eb24f1b83d3928f39a76bdba773d07de530e637bd5c202c286bea1570964937",
-    "duet-spect": "385a0f1bc2606c56721aa64957c206379668bf523d938db94504a0c066d466e3",
+    "duet-pet": "375112cb34d6114205c44c7c754a0f9aad39cdb4ef82e7e22a6fcec9f252d868",
+    "duet-spect": "047d5db807c3da35c2fd60105ac43e2d35623bec7e42308fd2bde43f98587906",
     "dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64",
     "eh-dran": "c5c2c53ed9159e3a3dc0ea8f43139048a334dffbbe62615ac2300339ee09cf52",
     "msrpan": "c22f1b351368b0b4e3ba46036c915184afb44a703a5e2a32a97b102b4cf04b60",
