@@ -19,7 +19,7 @@ from medfuse.pacs.settings import Retry
 
 def live(spool: Path, port: int, archive: int) -> None:
     """One life: it ends when it is killed."""
-    often = Retry(attempts=1000, first_seconds=0.05, longest_seconds=0.1)
+    often = Retry(attempts=1000, first_seconds=0.1, longest_seconds=0.1)
     node = Node(
         settings(spool, archive, port=port, retry=often, quiet_seconds=0.15), stand_in, apart=False, poll_seconds=0.02
     )

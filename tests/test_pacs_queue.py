@@ -218,6 +218,26 @@ def test_a_kill_while_fusing_is_taken_up(tmp_path: Path, clock: Clock) -> None:
     second.close()
 
 
+def test_what_a_kill_has_cut_short_waits_until_it_may_have_been_stored(tmp_path: Path, clock: Clock) -> None:
+    first = Queue(tmp_path / QUEUE, clock)
+    for uid in ("1", "2"):
+        first.fused(taken(first, key_of(uid)), results("a"), ["one"], "", flawed=False)
+    cut = first.errand("one")
+    assert cut is not None
+    first.sending(cut, "one", None, results("a")[0])
+    first.close()
+    second = Queue(tmp_path / QUEUE, clock)
+    second.recover(after_seconds=5)
+    other = second.errand("one")
+    assert other is not None
+    assert other.key != cut.key
+    second.delivered(other, "one")
+    assert second.errand("one") is None
+    clock.now += 5
+    assert second.errand("one") == cut
+    second.close()
+
+
 def test_the_longest_wait_goes_first(queue: Queue, clock: Clock) -> None:
     for uid in ("1", "2"):
         queue.arriving(key_of(uid), uid)

@@ -68,7 +68,7 @@ class Node:
         self.queue = Queue(settings.spool / QUEUE)
         self._stack.callback(self.queue.close)
         self.spool.clear()
-        self.spool.forget_all_but(self.queue.recover())
+        self.spool.forget_all_but(self.queue.recover(settings.retry.first_seconds))
         self.reception = Reception(settings, self.queue, self.spool, self.counts)
         self.port = 0
         self.monitor: Monitor | None = None

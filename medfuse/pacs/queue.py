@@ -339,10 +339,21 @@ class Queue:
 
     # After a kill, and in time
 
-    def recover(self) -> set[str]:
-        """Take up after a kill: what was being fused is to be fused. The keys of all studies."""
+    def recover(self, after_seconds: float = 0.0) -> set[str]:
+        """Take up after a kill: what was being fused is to be fused. The keys of all studies.
+
+        Args:
+            after_seconds: How long a destination is not asked for what a kill has cut short: it may still be storing
+                it, and would say that it has it not.
+        """
         with self._change() as change:
             change.execute("UPDATE studies SET state = 'quiet' WHERE state = 'fusing'")
+            change.execute(
+                """UPDATE errands SET due = max(due, ?) WHERE state = 'sending' AND EXISTS (
+                SELECT 1 FROM deliveries WHERE study = errands.study AND destination = errands.destination
+                AND begun AND sent IS NULL)""",
+                (self._clock() + after_seconds,),
+            )
             return {key for (key,) in change.execute("SELECT key FROM studies")}
 
     def forget_done(self, older_seconds: float) -> set[str]:
