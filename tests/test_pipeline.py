@@ -624,7 +624,7 @@ def test_a_sarcoma_patient_by_default_options_from_dicom_and_from_nifti(shared: 
     copies = [shared / "ibsi-sts" / "nifti" / "STS_051" / f"{scan}_image.nii.gz" for scan in ("MR_T1", "PET")]
     from_nifti = fuse(*copies)
     assert from_nifti.history[0].parameters["reason"].startswith("header, f")
-    assert_same_picture(fused, from_nifti, most=8)  # single pixels of Duet lie a tread of luminance apart
+    assert_same_picture(fused, from_nifti, most=5)  # single pixels of Duet lie a tread of luminance apart
 
 
 @pytest.mark.filterwarnings("ignore:.*unit of length:medfuse.errors.MedfuseWarning")

@@ -14,6 +14,9 @@ from torch import Tensor
 from medfuse.fusion.networks.autoencoder import Part
 from medfuse.fusion.networks.collapsed import BAND
 
+#: Channels of which the nuclear norm is bounded more closely than of the others, and by how many columns.
+CLOSER, SUMS = 16, 16
+
 
 class Strategy(Protocol):
     """Merges two features, (N, C, H, W) each."""
@@ -114,9 +117,6 @@ def ratio(structural: Tensor, functional: Tensor, *_bodies: Part) -> Tensor:
     fused = (structural * structural.abs()).add_(functional * functional.abs()).div_(total)
     return fused.masked_fill_(total == 0, 0)
 
-
-#: Channels of which the nuclear norm is bounded more closely than of the others, and by how many columns.
-CLOSER, SUMS = 16, 16
 
 #: By the name that `--strategy` takes.
 STRATEGIES: dict[str, Strategy] = {
