@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medfuse.fusion.networks.autoencoder import Part
-from medfuse.fusion.networks.collapsed import BAND
+from medfuse.fusion.networks.collapsed import bands
 
 #: Channels of which the nuclear norm is bounded more closely than of the others, and by how many columns.
 CLOSER, SUMS = 16, 16
@@ -81,8 +81,8 @@ def distribution(features: Tensor, body: Part) -> Tensor:
     rows, columns = features.shape[2] - height, features.shape[3] - width
     precision = torch.promote_types(inside.dtype, torch.float32)
     shares = inside.new_empty(count, channels, height + (rows > 0), width + (columns > 0), dtype=precision)
-    for band in (slice(None),) if features.is_cuda else (slice(top, top + BAND) for top in range(0, height, BAND)):
-        shares[..., :height, :width][..., band, :] = inside[..., band, :].to(precision).softmax(1)
+    for band in bands(inside):
+        shares[..., band, :width] = inside[..., band, :].to(precision).softmax(1)
     shares[..., height:, :] = rows**0.5 / channels
     shares[..., width:] = columns**0.5 / channels
     shares[..., height:, width:] = (rows * columns) ** 0.5 / channels

@@ -291,6 +291,14 @@ def bordered(result: Tensor, plain: Callable[[Tensor], Tensor], x: Tensor, borde
     return result
 
 
+def bands(features: Tensor) -> list[slice]:
+    """The rows of (N, C, H, W) in parts of `BAND` at most, as equal as can be, each but the last of an even number."""
+    height = features.shape[-2]
+    count = 1 if features.is_cuda else max(1, -(-height // BAND))
+    rows = max(2, 2 * -(-height // (2 * count)))
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
 def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift of a batch norm on its running statistics, each (C, 1, 1), computed in float64."""
     assert norm.running_mean is not None

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfuse.fusion.networks.autoencoder import AutoEncoder, Part
-from medfuse.fusion.networks.collapsed import BAND, Collapsed, Rim, Strips, affine_of, kernel_of
+from medfuse.fusion.networks.collapsed import Collapsed, Rim, Strips, affine_of, bands, kernel_of
 from medfuse.fusion.networks.dilran import Dilran, Encoder
 from medfuse.fusion.networks.lit import lit
 from medfuse.fusion.networks.pooling import CHANNELS, enlarged, pooled
@@ -123,8 +123,7 @@ class CompiledEncoder(nn.Module):
             strips: What C makes next to the border of the image.
             corner: Row and column of the image where the part begins; even.
         """
-        height = features.shape[-2]
-        for rows in bands(height, height if features.is_cuda else BAND):
+        for rows in bands(features):
             around = padded[..., rows.start : rows.stop + 2 * FAR, :]
             maps = around[..., FAR:-FAR, FAR:-FAR]
             deep = self._near(around)
@@ -291,13 +290,6 @@ def by_blocks(operation: Callable[..., Tensor], x: Tensor, coarse: Tensor, *othe
     if even < height:
         operation(x[..., even:, :], columns[..., -1:, :], *(one[..., even:, :] for one in others))
     return x
-
-
-def bands(height: int, most: int) -> list[slice]:
-    """Rows from 0 to a height in parts of so many at most, as equal as can be, each but the last of an even number."""
-    count = -(-height // most)
-    rows = 2 * -(-height // (2 * count))
-    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
 def fast(length: int, step: int) -> int:
