@@ -10,7 +10,6 @@ from pictures import planes
 
 from medfuse.fusion.methods import Method
 from medfuse.fusion.networks.duet import FULL, LEAST, Duet, disagreement
-from medfuse.fusion.networks.refinement import refined
 from medfuse.volume import Modality
 
 
@@ -25,7 +24,7 @@ def network() -> Duet:
 
 
 def test_it_is_small() -> None:
-    assert sum(parameter.numel() for parameter in Duet().parameters()) == 41_636
+    assert sum(parameter.numel() for parameter in Duet().parameters()) == 41_687
 
 
 def test_a_training_starts_at_the_maximum_and_leaves_it() -> None:
@@ -85,7 +84,7 @@ def test_only_what_is_corrected_is_refined(network: Duet) -> None:
     first[..., :12, :], second[..., :12, :] = 0.3, 0.3  # alike, and not corrected
     largest = torch.maximum(first, second)
     correction = network.correction(first, second, largest)
-    expected = refined(largest + correction, first, second, (correction.abs() / FULL).clamp(max=1))
+    expected = network.refinement(largest + correction, first, second, (correction.abs() / FULL).clamp(max=1))
     fused = network(first, second)
     torch.testing.assert_close(fused, expected, rtol=0, atol=1e-6)
     assert torch.equal(fused[correction == 0], largest[correction == 0])
@@ -101,7 +100,7 @@ def test_what_is_refined_is_all_that_is_looked_at_exactly(network: Duet, place: 
         0.2 * (planes(3, (64, 83)) - 0.5)[..., :12, :12]
     )
     network.correction = lambda *_: correction
-    expected = refined(largest + correction, first, second, (correction.abs() / FULL).clamp(max=1))
+    expected = network.refinement(largest + correction, first, second, (correction.abs() / FULL).clamp(max=1))
     assert (expected - largest - correction).abs().max() > 1 / 255
     assert torch.equal(network.corrected(first, second, largest), expected)
 

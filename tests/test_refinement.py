@@ -10,27 +10,36 @@ from torch.nn import functional as F
 
 from medfuse.fusion.networks import refinement
 from medfuse.fusion.networks.refinement import (
-    EDGES,
     FLAT,
-    INFORMATION,
-    MADE_UP,
+    LIGHT,
     NEARLY,
     NOISE,
     RISER,
     STABLE,
     STEPS,
-    STRUCTURE,
     TREAD,
     WINDOW,
     Edges,
+    Refinement,
     Windows,
     nearer,
-    refined,
 )
 from medfuse.fusion.networks.windows import window_mean, window_sum
 from medfuse.metrics.gradient import edge_preservation, fusion_artifacts
 from medfuse.metrics.similarity import ssim
 from medfuse.metrics.structure import vif
+
+#: The logistic steps of Q_AB/F as published: how steep, and where.
+STRENGTH, ANGLE = (15.0, 0.5), (22.0, 0.8)
+#: What counts, of either source, in a step.
+EITHER = torch.tensor([2.0, 0.7])[:, None, None].double()
+
+refined = Refinement().eval()
+
+
+def edges_of(sources: Tensor, level: float = 1) -> Edges:
+    steps = (torch.tensor(step, dtype=sources.dtype) for step in (STRENGTH, ANGLE))
+    return Edges(sources, *steps, torch.tensor(level, dtype=sources.dtype))
 
 
 def smooth(seed: int, size: tuple[int, int] = (64, 64)) -> Tensor:
@@ -39,8 +48,7 @@ def smooth(seed: int, size: tuple[int, int] = (64, 64)) -> Tensor:
 
 def test_a_step_climbs_towards_edges_of_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the slope of what is to be large, far from the border, which is repeated."""
-    for name in ("LEVEL", "FAINT"):
-        monkeypatch.setattr(refinement, name, 0)
+    monkeypatch.setattr(refinement, "FAINT", 0)
     monkeypatch.setattr(refinement, "NEARLY_TURNED", 1e-12)
     sources = 255 * torch.cat([smooth(seed, (40, 44)).double() for seed in (1, 2)], dim=1)
     fused = (0.7 * sources[:, :1] + 0.3 * sources[:, 1:] + 20 * planes(3, count=1)).requires_grad_()
@@ -51,22 +59,23 @@ def test_a_step_climbs_towards_edges_of_the_sources(monkeypatch: pytest.MonkeyPa
 
     found = slope(fused)
     strength = found.norm(dim=1)
-    kept, present, strongest = (torch.zeros_like(strength) for _ in range(3))
-    for source in sources.split(1, dim=1):
+    kept, counted, present, strongest = (torch.zeros_like(strength) for _ in range(4))
+    for counts, source in zip(EITHER.flatten(), sources.split(1, dim=1), strict=True):
         wanted = slope(source)
         wants = wanted.norm(dim=1)
         ratio = torch.minimum(strength, wants) / torch.maximum(strength, wants)
         across = found[:, 0] * wanted[:, 1] - found[:, 1] * wanted[:, 0]
         angle = torch.atan2(across.abs(), (found * wanted).sum(dim=1).abs()) / (torch.pi / 2)
-        kept = kept + wants * torch.sigmoid(15 * (ratio - 0.5)) * torch.sigmoid(22 * (1 - angle - 0.8))
+        keeps = wants * torch.sigmoid(15 * (ratio - 0.5)) * torch.sigmoid(22 * (1 - angle - 0.8))
+        kept, counted = kept + keeps, counted + counts * keeps
         present, strongest = present + wants, torch.maximum(strongest, wants)
     over = (strength - strongest).detach()
     made_up = (over > 0.5) * (present - kept).detach() * strength.log()
-    (EDGES * kept - MADE_UP * made_up).sum().backward()
+    (counted - 7 * made_up).sum().backward()
     assert fused.grad is not None
     softly = F.max_pool2d((over.abs() <= 0.5).double(), 3, 1, 1)  # where what is made up begins to count
     exact = F.pad(softly[..., 3:-3, 3:-3] == 0, (3, 3, 3, 3))[:, None]
-    uphill = Edges(sources).uphill(fused.detach())[exact]
+    uphill = edges_of(sources, level=0).uphill(fused.detach(), EITHER, torch.tensor(7.0))[exact]
     assert len(uphill) > 100
     torch.testing.assert_close(uphill, fused.grad[exact])
     assert uphill.abs().max() > 1
@@ -85,26 +94,29 @@ def test_what_is_level_does_not_turn_at_once() -> None:
     """Faint slopes, whose angle is a matter of rounding, say little, and what is a source's already says nothing."""
     sources = 255 * torch.cat([smooth(1), smooth(2)], dim=1)
     faint = 100 + 1e-5 * planes(3, (64, 64))
-    assert Edges(sources).uphill(faint).abs().max() < 0.01
-    alike = torch.cat([sources[:, :1], sources[:, :1]], dim=1)
-    assert Edges(alike).uphill(sources[:, :1]).abs().max() < 0.01 * Edges(alike).uphill(sources[:, 1:]).abs().max()
+    weights = EITHER.float(), torch.tensor(7.0)
+    assert edges_of(sources).uphill(faint, *weights).abs().max() < 0.01
+    alike = edges_of(torch.cat([sources[:, :1], sources[:, :1]], dim=1))
+    same, other = (alike.uphill(sources[:, number : number + 1], *weights).abs().max() for number in (0, 1))
+    assert same < 0.01 * other
 
 
 def test_a_step_climbs_towards_windows_of_the_sources() -> None:
     """It is the slope that each window has by the pixel in its middle."""
     sources = 255 * torch.cat([planes(seed, (16, 17), 1).double() for seed in (1, 2)], dim=1)
     fused = 0.7 * sources[:, :1] + 0.3 * sources[:, 1:]
-    uphill = Windows(sources).uphill(fused)
+    structure, information = 30 * EITHER, 4 * EITHER.flip(0)
+    uphill = Windows(sources).uphill(fused, structure, information)
     for row, column in ((5, 6), (8, 9), (10, 12)):
         window = (..., slice(row - 3, row + 4), slice(column - 3, column + 4))
         part = fused[window].clone().requires_grad_()
         value = part.new_zeros(())
-        for source in sources[window].unbind(dim=1):
+        for number, source in enumerate(sources[window].unbind(dim=1)):
             variance, other = part.var(correction=0), source.var(correction=0)
             covariance = ((part[0] - part.mean()) * (source - source.mean())).mean()
-            value = value + STRUCTURE * (2 * covariance + STABLE) / (variance + other + STABLE)
+            value = value + structure[number, 0, 0] * (2 * covariance + STABLE) / (variance + other + STABLE)
             rest = variance - covariance.clamp(min=0) ** 2 / other
-            value = value + INFORMATION * ((variance + NOISE) / (rest + NOISE)).log()
+            value = value + information[number, 0, 0] * ((variance + NOISE) / (rest + NOISE)).log()
         (slope,) = torch.autograd.grad(value, part)
         torch.testing.assert_close(uphill[0, 0, row, column], slope[0, 0, 3, 3] * WINDOW**2 / 2)
 
@@ -132,7 +144,7 @@ def test_steps_are_short_and_shorter_where_it_is_light(monkeypatch: pytest.Monke
     goes = refined(light, 0.5 * first, 0.5 * second, everywhere)
     torch.testing.assert_close(stays, light, rtol=0, atol=1e-6)
     assert torch.equal(goes[..., 20:], stays[..., 20:])
-    assert 0.1 < (goes - stays).abs().max() * 255 <= 0.1 * sum(STEPS) + 1e-3
+    assert 0.1 < (goes - stays).abs().max() * 255 <= 0.1**LIGHT * sum(STEPS) + 1e-3
 
 
 def test_what_is_nearly_a_source_is_that_source_and_what_is_further_stays_nearly() -> None:
@@ -196,3 +208,29 @@ def test_window_sums_and_means_by_pooling() -> None:
         torch.testing.assert_close(window_sum(image, side), total)
         mean = F.avg_pool2d(image, side, 1, side // 2, count_include_pad=False)
         torch.testing.assert_close(window_mean(image, side), mean)
+
+
+def test_a_training_sees_the_steps_and_their_slopes() -> None:
+    """Slopes by each constant are those of differences, and finite where sources are black, alike or white."""
+    first, second = planes(1, (24, 20)).double(), planes(2, (24, 20)).double()
+    fused = 0.5 * first + 0.5 * second
+    for image, shade in ((first, 0), (second, 0), (fused, 0)):
+        image[..., :5, :] = shade
+    first[..., 15:18, :], second[..., 15:18, :], fused[..., 18:, :8] = 0.4, 0.4, 1
+    share = torch.ones_like(first)
+    module = Refinement().double().requires_grad_(True)
+    result = module(fused, first, second, share)
+    assert torch.equal(result, module.stepped(fused, first, second, share))
+    assert torch.equal(nearer(result, first, second), Refinement().double().eval()(fused, first, second, share))
+    counts = planes(3, (24, 20)).double()
+    (counts * result).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+        first_one, found = parameter.data.view(-1)[:1], []
+        for away in (1e-5, -2e-5):
+            first_one += away
+            found.append((counts * module(fused, first, second, share)).sum())
+        first_one += 1e-5
+        slope = (found[0] - found[1]).detach() / 2e-5
+        torch.testing.assert_close(parameter.grad.view(-1)[0], slope, rtol=1e-3, atol=1e-5, msg=name)

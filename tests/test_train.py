@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from medfuse.errors import InputError, OutputError, WeightsError
 from medfuse.fusion.methods import Method
@@ -171,6 +172,28 @@ def test_pairs_are_trained_on_and_every_set_has_its_own_charges(data: Path, tmp_
     assert figures.keys() >= {"score", "edges", "order", "peaks"}
     method = Method("duet", weights=tmp_path / "out" / "duet.safetensors")
     assert method(torch.rand(1, 1, 20, 20), torch.rand(1, 1, 20, 20)).isfinite().all()
+
+
+def test_a_part_learns_while_the_rest_stays_as_it_is(data: Path, tmp_path: Path) -> None:
+    pairs = (PairSet("grey", "color"), PairSet("color", "grey"))
+    config = replace(CONFIG, network="duet", sets=(), pairs=pairs, losses={"edges": 1.0}, crop=32, batch=2, steps=60)
+    start = Path(str(resources.files("medfuse") / "models" / "duet.safetensors"))
+    refining = replace(config, only="refinement", learning_rate=0.03)
+    before = train(replace(refining, learning_rate=1e-9), data, tmp_path / "before", start=start)
+    after = train(refining, data, tmp_path / "after", start=start)
+    assert after["score"] > before["score"] + 0.002
+    shipped, learned = load_file(start), load_file(tmp_path / "after" / "duet.safetensors")
+    changed = {name for name, tensor in learned.items() if not torch.equal(tensor, shipped[name])}
+    assert changed == {name for name in shipped if name.startswith("refinement.")}
+    train(replace(config, steps=3, learning_rate=1e-3), data, tmp_path / "whole", start=start)
+    whole = load_file(tmp_path / "whole" / "duet.safetensors")
+    changed = {name for name, tensor in whole.items() if not torch.equal(tensor, shipped[name])}
+    assert changed == {name for name in shipped if not name.startswith("refinement.")}
+    with pytest.raises(
+        InputError, match="expected one of first, middle, last, refinement to learn only, found details"
+    ):
+        train(replace(config, only="details"), data, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ class Method:
             TensorFloat-32, on CUDA; "bfloat16" with images and features in it. Other methods know float32 alone.
             Of the default strategies bfloat16 is off by 0.0066 of [0, 1] at most and 0.0012 on average (measured on
             pictures of bodies and on noise, against float64); MSDRA's, by 0.081 and 0.0019: it divides by what may
-            nearly cancel; Duet's, by 0.033 and 0.0002 of bodies, by 0.047 and 0.0008 of noise: it ends at the
+            nearly cancel; Duet's, by 0.047 and 0.0001 of bodies, by 0.039 and 0.0001 of noise: it ends at the
             value of one source or the other by a hair.
 
     Raises:

@@ -22,10 +22,10 @@ from medfuse.volume import Modality
 
 #: SHA-256 of each file of weights in medfuse/models.
 SHIPPED = {
-    "duet": "2d3b1d37c101fa613c41a3eb70ea09777048fb346f1becf3a31196861ce0b896",
-    "duet-ct": "ecaed585af9e940c3e20d2ecf73d43e55777d840ab3babaa05e50843a5ae1f5a",
-    "duet-pet": "375112cb34d6114205c44c7c754a0f9aad39cdb4ef82e7e22a6fcec9f252d868",
-    "duet-spect": "047d5db807c3da35c2fd60105ac43e2d35623bec7e42308fd2bde43f98587906",
+    "duet": "9ce218a8c637134855b9ca7a7418f0bbfdc6d71a753e4a25216a77029b431f6c",
+    "duet-ct": "d5ad1f66f6ffae769634dbd5fd29128e32e8214c5f89a51a26e31eadc238b409",
+    "duet-pet": "016481818bc265b2b7c9dc07d7d91aeb7c7919a7e016d1382927e13c05f01d46",
+    "duet-spect": "e273be1f7cd1a43ba330382a538f5c31d1b10752a594bafa400fafe7c97a7572",
     "dilran": "0df707fb6c03a8076542c93010b841f7bf3e35e29ed38e2a2dfc64fb16961b64",
     "eh-dran": "c5c2c53ed9159e3a3dc0ea8f43139048a334dffbbe62615ac2300339ee09cf52",
     "msrpan": "c22f1b351368b0b4e3ba46036c915184afb44a703a5e2a32a97b102b4cf04b60",

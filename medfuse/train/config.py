@@ -69,6 +69,7 @@ class Config:
         freeze_statistics_after: Share of the steps after which batch norm keeps its running statistics, as it will
             when the network is used; the rest of the training adapts to them.
         seed: Of initial weights, crops and order.
+        only: The part of the network that learns; the rest stays as it is. None: all, but for "refinement" of Duet.
         clip_norm: Gradients longer than this are shortened to it.
         precision: Of the forward pass: "float32", "bfloat16", or on CUDA "float16".
         report_every: Steps between two reports; each writes the weights, the log and a checkpoint.
@@ -93,6 +94,7 @@ class Config:
     case: str = r"(?:.*/)?([^/]+)\d{3}"
     losses: dict[str, float] = field(default_factory=dict)
     free: dict[str, float] = field(default_factory=dict)
+    only: str | None = None
     clip_norm: float = 1.0
     precision: str = "float32"
     report_every: int = 100
@@ -188,6 +190,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "learning_rate": float,
     "freeze_statistics_after": float,
     "seed": whole,
+    "only": or_none(text),
     "clip_norm": float,
     "precision": text,
     "report_every": whole,

@@ -88,6 +88,7 @@ def train(
         _check_sizes(images, config.crop, task.smallest)
         torch.manual_seed(config.seed)
         network = TRAINABLE[config.network]()
+        _check_part(network, config)
         channels_last(network)
         state = State(config, network.to(process.device))
         if resume and checkpoint.exists():
@@ -135,6 +136,13 @@ def _check_sizes(images: Images, crop: int, smallest: int) -> None:
             raise InputError(f"expected {side} images of at least {needed} pixels a side, found one of {found}", hint)
 
 
+def _check_part(network: nn.Module, config: Config) -> None:
+    """Refuse a part to learn alone that the network has not."""
+    parts = [name for name, _ in network.named_children()]
+    if config.only not in (None, *parts):
+        raise InputError(f"expected one of {', '.join(parts)} to learn only, found {config.only}")
+
+
 def _run(state: State, task: Task, images: Images, out: Path, process: Process, board: SummaryWriter | None) -> None:
     """Take steps until the training is over; report, and write everything down, at every report."""
     config, network = state.config, process.joined(state.network)
@@ -160,7 +168,8 @@ def _run(state: State, task: Task, images: Images, out: Path, process: Process, 
 def _step(state: State, task: Task, network: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """One step of the optimiser: the loss, and the length of the gradient before it was clipped."""
     config = state.config
-    network.train()
+    state.network.eval()  # what does not learn is as in use
+    state.learning.train()
     if state.step > config.freeze_statistics_after * config.steps:
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -39,12 +39,21 @@ class State:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        if config.only:
+            self.network.requires_grad_(False)
+            self.learning.requires_grad_(True)
+        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(learning, lr=config.learning_rate)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config.learning_rate, total_steps=config.steps
         )
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "float16")
         self.generator = torch.Generator().manual_seed(config.seed)
+
+    @property
+    def learning(self) -> nn.Module:
+        """The part of the network that learns."""
+        return self.network.get_submodule(self.config.only or "")
 
     @property
     def _device(self) -> torch.device:

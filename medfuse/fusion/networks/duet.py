@@ -4,8 +4,8 @@ The maximum keeps whatever is bright in either image, and never darkens what a s
 a bright neighbour, such as gyri under uptake. A small residual network finds what to take away or add. It works at half
 the resolution, on blocks of 2 × 2 pixels (Shi et al., "Real-time single image and video super-resolution using an
 efficient sub-pixel convolutional neural network", CVPR 2016), with dilated convolutions, which look further for less.
-What it corrects is then refined by formulas, which its training does not see: one that saw a step of the kind gave up
-more for edges than they are worth (docs/experiments.md).
+What it corrects is then refined by formulas, whose constants are learned once the rest is: a training of both together
+found nothing better (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfuse.fusion.networks.lit import lit
-from medfuse.fusion.networks.refinement import STEP_REACH, refined
+from medfuse.fusion.networks.refinement import STEP_REACH, Refinement
 from medfuse.fusion.networks.windows import window_sum
 
 #: Features, and the dilations of the convolutions among them.
@@ -35,7 +35,7 @@ WINDOW, LITTLE = 7, 0.02
 
 
 class Duet(nn.Module):
-    """The whole network; 41,636 parameters, any size."""
+    """The whole network; 41,687 parameters, any size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,6 +46,7 @@ class Duet(nn.Module):
         self.last = nn.Conv2d(CHANNELS, 4, 3, padding=1)
         for parameter in self.last.parameters():  # a training starts at the maximum
             nn.init.zeros_(parameter)
+        self.refinement = Refinement()
 
     def forward(self, structural: Tensor, functional: Tensor) -> Tensor:
         """Fuse images, each (N, 1, H, W) in [0, 1], into one (N, 1, H, W), not clamped, of the images' own precision.
@@ -67,7 +68,7 @@ class Duet(nn.Module):
         share = (correction.abs() / FULL).clamp(max=1)
         fused = largest + correction
         part = (..., *lit(share, STEP_REACH))
-        fused[part] = refined(fused[part], structural[part], functional[part], share[part])
+        fused[part] = self.refinement(fused[part], structural[part], functional[part], share[part])
         return fused
 
     def correction(self, structural: Tensor, functional: Tensor, largest: Tensor) -> Tensor:
