@@ -189,10 +189,12 @@ def test_a_part_learns_while_the_rest_stays_as_it_is(data: Path, tmp_path: Path)
     whole = load_file(tmp_path / "whole" / "duet.safetensors")
     changed = {name for name, tensor in whole.items() if not torch.equal(tensor, shipped[name])}
     assert changed == {name for name in shipped if not name.startswith("refinement.")}
-    with pytest.raises(
-        InputError, match="expected one of first, middle, last, refinement to learn only, found details"
+    for other, expected in (
+        (replace(config, only="first"), "refinement"),
+        (replace(CONFIG, only="encoder"), "nothing"),
     ):
-        train(replace(config, only="details"), data, tmp_path / "none")
+        with pytest.raises(InputError, match=f"expected {expected} as what learns only, found {other.only}"):
+            train(other, data, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 

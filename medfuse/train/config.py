@@ -69,7 +69,8 @@ class Config:
         freeze_statistics_after: Share of the steps after which batch norm keeps its running statistics, as it will
             when the network is used; the rest of the training adapts to them.
         seed: Of initial weights, crops and order.
-        only: The part of the network that learns; the rest stays as it is. None: all, but for "refinement" of Duet.
+        only: A part of the network that learns only if it is asked for ("refinement" of Duet): it alone then, the rest
+            stays as it is. None for the rest.
         clip_norm: Gradients longer than this are shortened to it.
         precision: Of the forward pass: "float32", "bfloat16", or on CUDA "float16".
         report_every: Steps between two reports; each writes the weights, the log and a checkpoint.

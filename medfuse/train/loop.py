@@ -137,10 +137,10 @@ def _check_sizes(images: Images, crop: int, smallest: int) -> None:
 
 
 def _check_part(network: nn.Module, config: Config) -> None:
-    """Refuse a part to learn alone that the network has not."""
-    parts = [name for name, _ in network.named_children()]
+    """Refuse a part to learn alone that is none of those which do not learn unless they are asked for."""
+    parts = [name for name, part in network.named_children() if not any(one.requires_grad for one in part.parameters())]
     if config.only not in (None, *parts):
-        raise InputError(f"expected one of {', '.join(parts)} to learn only, found {config.only}")
+        raise InputError(f"expected {', '.join(parts) or 'nothing'} as what learns only, found {config.only}")
 
 
 def _run(state: State, task: Task, images: Images, out: Path, process: Process, board: SummaryWriter | None) -> None:

@@ -97,7 +97,7 @@ class Refinement(nn.Module):
             share: The same shape: how much of each step is taken, from 0 to 1. Where it is 0, a source's value stays as
                 it is, to the bit.
         """
-        if self.training:  # operations in place, which save a third of the time, have no slopes
+        if self.training:  # what is overwritten in place has no slopes
             stepped: Tensor = torch.func.functionalize(self.stepped)(fused, structural, functional, share)
             return stepped
         return nearer(self.stepped(fused, structural, functional, share), structural, functional)
