@@ -4,7 +4,7 @@ The maximum keeps whatever is bright in either image, and never darkens what a s
 a bright neighbour, such as gyri under uptake. A small residual network finds what to take away or add. It works at half
 the resolution, on blocks of 2 × 2 pixels (Shi et al., "Real-time single image and video super-resolution using an
 efficient sub-pixel convolutional neural network", CVPR 2016), with dilated convolutions, which look further for less.
-What it corrects is then refined by formulas, whose constants are learned once the rest is: a training of both together
+What it corrects is then refined by formulas, whose constants learn once the rest has: a training of both together
 found nothing better (docs/experiments.md).
 """
 

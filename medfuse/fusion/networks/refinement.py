@@ -1,10 +1,10 @@
-"""A few small steps that bring a fused image nearer to its sources: by formulas, whose constants are learned.
+"""A few small steps that bring a fused image nearer to its sources: by formulas, whose constants can be learned.
 
 They go uphill in what a pixel and its surroundings have of both sources: edges that are a source's, a structure that is
 a source's, and how much of a source can be read from the result. That is what Q_AB/F, SSIM and VIF measure. A network
 that is trained to do well by them does so on the whole; what the pixels before it lack, it does not see.
 
-How far each step goes and what it counts for what is learned by taking the steps, as in variational networks
+How far each step goes and what counts in it how much is learned by taking the steps, as in variational networks
 (K. Hammernik et al., Magn. Reson. Med. 79(6), 2018).
 """
 
@@ -182,7 +182,7 @@ class Edges:
         """
         across, down = slopes(levels)
         square = _squared(across, down)
-        strength = (square + TINY).sqrt_()
+        strength = (square + TINY).sqrt_()  # which has a slope at 0, too
         ratio = strength * self.inverse
         turned = _half_turns(across, down) - self.half_turns
         turned -= turned.round()
