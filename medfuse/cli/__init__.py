@@ -6,6 +6,8 @@ Exit codes: 0 done; 1 a fault of medfuse, or too little memory; 2 wrong usage; 3
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import signal
@@ -77,6 +79,10 @@ def main() -> None:
     # Libraries may quote a header in their warnings, and a header names a patient.
     warnings.simplefilter("ignore")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    # PyTorch's modules are hundreds of thousands of objects that stay: Python's collector would go through them again
+    # and again while they are loaded, and take them apart one by one at the end.
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
     # Linux hands out memory for large tensors in few large pages: PyTorch asks for them on this word.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # What was begun is cleared away on the way out, as after Ctrl-C; a closed terminal ends nothing that nohup began.

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import scipy
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 #: Directions of each scale, coarse to fine.
@@ -83,7 +83,7 @@ def windows(height: int, width: int, device: torch.device) -> list[Tensor]:
 
 def _mirrored(size: int, margin: int, device: torch.device) -> Tensor:
     """Indices of `size` pixels continued by their mirror image, edge pixel included, however often it takes."""
-    length = next_fast_len(size + 2 * margin, real=True)
+    length = scipy.fft.next_fast_len(size + 2 * margin, real=True)
     index = torch.arange(-margin, length - margin, device=device) % (2 * size)
     return torch.minimum(index, 2 * size - 1 - index)
 
