@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from medfuse.color import Window
+from medfuse.devices import choose_device
 from medfuse.errors import WeightsError
-from medfuse.fusion import READY, Display, Engine, choose_device, display_of
+from medfuse.fusion import READY, Display, Engine, display_of
 from medfuse.fusion.flight import Lane
 from medfuse.fusion.methods import METHODS, RULES, Method
 from medfuse.fusion.networks import FUSERS, TRAINABLE

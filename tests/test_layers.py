@@ -25,7 +25,7 @@ FLOORS = (
     ("pipeline",),
     ("alignment",),
     ("io", "align", "fusion", "sample"),
-    ("itk", "interpolation"),
+    ("itk", "interpolation", "devices"),
     ("volume",),
     ("grid", "color", "metrics"),
     ("output", "stages", "values"),
@@ -117,6 +117,7 @@ def test_torch_stays_with_the_networks() -> None:
         "metrics",
         "benchmark",
         "interpolation",
+        "devices",
     }
 
 

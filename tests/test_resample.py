@@ -261,6 +261,23 @@ def test_a_device_without_the_memory_leaves_it_to_simpleitk(
     )
 
 
+@pytest.mark.parametrize("bends", [True, False])
+def test_a_device_that_is_not_there_is_refused(
+    oblique_volume: Volume, fixed: Grid, moved: Transform, bends: bool
+) -> None:
+    for name in ("cuda:99", "gpu"):
+        with pytest.raises(ValueError, match=r"expected a device of auto, cpu, cuda|this machine has no device"):
+            resample(oblique_volume, fixed, bent(fixed, 2, moved) if bends else moved, device=name)
+
+
+def test_apples_gpu_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, oblique_volume: Volume, fixed: Grid, moved: Transform
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    there, here = (resample(oblique_volume, fixed, moved, device=where) for where in ("mps", None))
+    np.testing.assert_array_equal(there.array, here.array)
+
+
 def test_a_warp_is_left_to_simpleitk(oblique_volume: Volume, fixed: Grid, moved: Transform) -> None:
     warp = bent(fixed, 2, moved)
     there, here = (resample(oblique_volume, fixed, warp, device=where) for where in ("cpu", None))

@@ -36,16 +36,18 @@ def resample(
         volume: The moving volume, grey or RGB.
         grid: The grid to fill, in the fixed world.
         transform: From the fixed world to the volume's; None where both are one.
-        device: A device of torch that computes it, such as "cuda"; None leaves it to SimpleITK, and so do deformable
-            transforms and a device with too little memory.
+        device: "auto", "cpu", "cuda" or "cuda:N": torch computes it there. None leaves it to SimpleITK, and so do
+            deformable transforms, "mps", which has no float64, and a device with too little memory.
 
     Returns:
         A volume on `grid`, float32 or RGB uint8.
 
     Raises:
+        ValueError: No such device here.
         NoOverlap: No voxel of the grid lies inside the volume.
     """
     transform = transform or Transform.identity()
+    there = None if device is None else _device(device)
     inside = overlap(grid, volume.grid, transform)
     if inside == 0:
         raise NoOverlap(
@@ -55,8 +57,8 @@ def resample(
     if _is_identity(transform, grid) and grid.matches(volume.grid, 1e-6):
         return volume
     array = None
-    if device is not None and isinstance(transform, Transform):
-        array = _on_device(volume, grid, transform, device)
+    if there is not None and isinstance(transform, Transform):
+        array = _on_device(volume, grid, transform, there)
     if array is None:
         array = _by_itk(volume, grid, transform)
     return volume.derive(
@@ -83,6 +85,14 @@ def _by_itk(volume: Volume, grid: Grid, transform: Transform | Warp) -> NDArray[
     resampler.SetDefaultPixelValue(_outside(volume))
     array: NDArray[np.float32] = sitk.GetArrayFromImage(resampler.Execute(_smoothed(volume, grid, transform)))
     return array
+
+
+def _device(name: str) -> str | None:
+    """The device of that name; None for one that cannot compute places."""
+    from medfuse.devices import choose_device
+
+    device = choose_device(name)
+    return None if device.type == "mps" else str(device)
 
 
 def _on_device(volume: Volume, grid: Grid, transform: Transform, device: str) -> NDArray[np.float32] | None:

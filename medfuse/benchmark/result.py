@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from medfuse.benchmark.measuring import SLICES_AT_ONCE, Planes, Shown, Values, check_shown, measure_planes
 from medfuse.benchmark.table import SIDES, Safety, Statistic, described, heading, markdown, measures_of, number
 from medfuse.color import Percentiles, Window
+from medfuse.devices import choose_device
 from medfuse.errors import GridMismatch, UnsupportedImage
-from medfuse.fusion import DEFAULT_PALETTE, Display, choose_device, display_of
+from medfuse.fusion import DEFAULT_PALETTE, Display, display_of
 from medfuse.io.files import read
 from medfuse.io.pictures import is_picture, read_picture
 from medfuse.metrics import MEASURES, Convention

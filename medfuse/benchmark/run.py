@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from medfuse.benchmark.contenders import Contender, to_contenders, weights_of
 from medfuse.benchmark.measuring import Planes, SafetyValues, Values, measure_planes, measure_safety, to_pictures
 from medfuse.benchmark.table import Table
+from medfuse.devices import choose_device
 from medfuse.errors import GridMismatch, InputError, UnsupportedImage
-from medfuse.fusion import choose_device, leaving_color, modality_beside
+from medfuse.fusion import leaving_color, modality_beside
 from medfuse.io.pictures import Picture, is_picture, read_picture, write_picture
 from medfuse.io.sidecar import modality_named, to_modality
 from medfuse.metrics import MEASURES, Convention

@@ -10,7 +10,8 @@ from medfuse.benchmark.contenders import to_contenders
 from medfuse.benchmark.measuring import SafetyValues, Shown, check_shown
 from medfuse.benchmark.table import Safety, heading, markdown, measures_of
 from medfuse.color import Percentiles, Window
-from medfuse.fusion import DEFAULT_PALETTE, choose_device, display_of, leaving_color, modality_beside
+from medfuse.devices import choose_device
+from medfuse.fusion import DEFAULT_PALETTE, display_of, leaving_color, modality_beside
 from medfuse.volume import Volume
 
 #: Called with (what is being done, done, total).

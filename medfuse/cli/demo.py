@@ -18,7 +18,7 @@ def demo(
     as_json: As_json = False,
 ) -> None:
     """Make, register and fuse scans of a digital head. They are DICOM (MR, PET, CT), and the truth is known."""
-    from medfuse.fusion import choose_device
+    from medfuse.devices import choose_device
     from medfuse.output import check_target
     from medfuse.sample.demo import run_demo
 

@@ -42,7 +42,7 @@ def run(
 
     The contract of containers for a PACS.
     """
-    from medfuse.fusion import choose_device
+    from medfuse.devices import choose_device
     from medfuse.pacs.contract import LAYOUTS, folders, read_settings
     from medfuse.pacs.contract import run as work_off
     from medfuse.pacs.study import Engines

@@ -26,7 +26,7 @@ def train(
 ) -> None:
     """Train a network, and write its weights and logs. Under torchrun, on several GPUs."""
     from medfuse.cli.console import usage_errors
-    from medfuse.fusion import choose_device
+    from medfuse.devices import choose_device
     from medfuse.train import read_config
     from medfuse.train import train as run
 

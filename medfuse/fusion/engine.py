@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from medfuse.color import rgb_with_luminance
 from medfuse.defaults import METHOD
+from medfuse.devices import choose_device
 from medfuse.fusion.display import Display, leaving_color
 from medfuse.fusion.flight import Lane, in_flight, in_turn, stream_on
 from medfuse.fusion.methods import Method
@@ -271,22 +272,3 @@ def _check_planes(structural: NDArray[Any], functional: NDArray[Any]) -> None:
     for planes in (structural, functional):
         if not np.issubdtype(planes.dtype, np.floating):
             raise ValueError(f"expected luminances in [0, 1] in floating point, got {planes.dtype}")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes a CUDA or Apple GPU where there is one, otherwise the CPU.
-
-    Raises:
-        ValueError: No such device here.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"expected a device of auto, cpu, cuda, cuda:N or mps, got {name!r}") from error
-    there = {"cpu": True, "mps": mps, "cuda": cuda and (device.index or 0) < torch.cuda.device_count()}
-    if not there.get(device.type, False):
-        raise ValueError(f"this machine has no device {name!r}; use --device auto or cpu")
-    return device
