@@ -11,14 +11,15 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import requests
 from nodes import instance, uid
 
 from medfuse.cli import app
 from medfuse.errors import NetworkError
 from medfuse.pacs.client import find
-from medfuse.pacs.network import Away
+from medfuse.pacs.network import Away, web_client
 from medfuse.pacs.send import offer
-from medfuse.pacs.settings import Destination
+from medfuse.pacs.settings import Destination, Tls
 
 #: Content-Type and content of an answer to the path and the query of a request.
 Answer = Callable[[str, dict[str, list[str]]], tuple[str, bytes]]
@@ -61,7 +62,13 @@ def service(answer: Answer = nothing, refusals: Sequence[tuple[int, int]] = ()) 
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with listening(Handler) as web:
+        yield web
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[Destination]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield Destination("web", url=f"http://127.0.0.1:{server.server_port}")
@@ -100,6 +107,72 @@ def test_a_service_that_takes_nothing_is_asked_once(tmp_path: Path, status: int,
     with service(refusals=[(status, 0)]) as web, pytest.raises(NetworkError, match=f"HTTP status {status}") as refused:
         list(offer([instance(tmp_path, "a", number) for number in range(2)], web))
     assert type(refused.value) is kind
+
+
+#: An answer to STOW-RS that says of an instance that it was not stored.
+FAILED = b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "content"),
+    [
+        (302, {"Location": "/login"}, b""),
+        (301, {"Location": "/moved"}, b""),
+        (200, {"Content-Type": "text/html"}, b"<html>Please log in</html>"),
+        (200, {}, b"ok"),
+        (200, {"Content-Type": "application/dicom+xml"}, b"<x"),
+        (200, {"Content-Type": "application/dicom+json"}, b"[1]"),
+        (200, {"Content-Type": "application/json"}, b"{"),
+    ],
+)
+def test_what_answers_in_place_of_a_service_has_stored_nothing(
+    tmp_path: Path, status: int, headers: dict[str, str], content: bytes
+) -> None:
+    with strange(status, headers, content) as web, pytest.raises(NetworkError, match=r"expected .* found"):
+        list(offer([instance(tmp_path, "a", 0)], web))
+
+
+def test_the_media_type_of_an_answer_may_name_its_character_set(tmp_path: Path) -> None:
+    file = instance(tmp_path, "a", 0)
+    with strange(202, {"Content-Type": "application/dicom+json; charset=utf-8"}, FAILED) as web:
+        assert list(offer([file], web)) == [(file, "reason 0110")]
+
+
+@contextmanager
+def strange(status: int, headers: dict[str, str], content: bytes) -> Iterator[Destination]:
+    """A service that gives every POST this answer, and nothing to a GET."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with listening(Handler) as web:
+        yield web
+
+
+def test_the_authority_of_a_destination_goes_before_that_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.write_bytes(Path(requests.certs.where()).read_bytes())
+    for chosen, verified in ((Tls(ca=authority), str(authority)), (None, "of the environment")):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "of the environment")
+        session = web_client(Destination("web", url="https://pacs.example/web", tls=chosen))._session
+        of_request = session.merge_environment_settings("https://pacs.example/web", {}, False, None, None)
+        assert of_request["verify"] == verified
 
 
 def message(files: list[Path]) -> bytes:

@@ -27,6 +27,10 @@ MOST_CONTEXTS = 128
 TIMEOUT_SECONDS = 60.0
 #: HTTP statuses of a service that is not there for now (RFC 9110 section 15.6).
 _AWAY = (502, 503, 504)
+#: Media types of an answer to STOW-RS (PS3.18 section 10.5.3).
+_STORED = ("application/dicom+json", "application/json", "application/dicom+xml", "application/xml")
+#: What libraries raise where an answer is JSON or XML of another shape, or none.
+_MISSHAPEN = (LookupError, AttributeError, TypeError, SyntaxError)
 #: Bytes that may follow the closing boundary of a multipart answer.
 _EPILOGUE = 1024
 _LIBRARIES = ("pynetdicom", "pydicom", "dicomweb_client", "urllib3", "retrying")
@@ -195,12 +199,17 @@ def web_client(to: Destination) -> DICOMwebClient:
     import requests
     from dicomweb_client import DICOMwebClient
 
-    session = requests.Session()
-    session.hooks["response"].append(partial(_refuse_part, to))
+    ca = to.tls.ca if to.tls else None
+
+    class Session(requests.Session):
+        def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+            """What requests would do, but REQUESTS_CA_BUNDLE does not stand for the authority that was chosen."""
+            return super().merge_environment_settings(url, proxies, stream, str(ca) if ca else verify, cert)
+
+    session = Session()
+    session.hooks["response"] += [partial(_refuse_part, to), partial(_refuse_stranger, to)]
     if to.tls:
         to.tls.client()  # refuses files that cannot be used
-        if to.tls.ca:
-            session.verify = str(to.tls.ca)
         if to.tls.certificate:
             session.cert = (str(to.tls.certificate), str(to.tls.key or to.tls.certificate))
     authorization = to.authorization()
@@ -240,6 +249,28 @@ def _refuse_part(to: Destination, answer: requests.Response, **_: Any) -> None:
     answer.iter_content = whole  # type: ignore[method-assign]
 
 
+def _refuse_stranger(to: Destination, answer: requests.Response, **_: Any) -> None:
+    """Refuse what answers a POST in place of the service, such as a page to log in: it stores nothing.
+
+    dicomweb_client would take it for an answer that names no failure, and so it would one whose media type has a
+    parameter, such as its character set, which is therefore left out.
+
+    Args:
+        to: Who should answer.
+        answer: One of success or redirection; requests would repeat what is redirected as a GET.
+    """
+    if answer.request.method != "POST" or not answer.ok:
+        return
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if answer.is_redirect or (answer.content and kind not in _STORED):
+        found = f"HTTP status {answer.status_code}" if answer.is_redirect else "something else than DICOMweb's answer"
+        answer.close()
+        raise NetworkError(
+            f"expected {one_line(to.name)} to store an instance, found {found}", "Check the URL and the authorization"
+        )
+    answer.headers["Content-Type"] = kind
+
+
 @contextmanager
 def web_errors(to: Destination) -> Iterator[None]:
     """Turn what a web request raises into a `NetworkError`, `Away` where the service was not reached.
@@ -257,7 +288,7 @@ def web_errors(to: Destination) -> Iterator[None]:
             f"expected {one_line(to.name)} to do what it was asked, found HTTP status {code}",
             "Check the URL and the authorization",
         ) from error
-    except (requests.RequestException, ValueError, OSError) as error:
+    except (requests.RequestException, ValueError, OSError, *_MISSHAPEN) as error:
         is_away = isinstance(error, requests.ConnectionError | requests.Timeout)
         is_away = is_away and not isinstance(error, requests.exceptions.SSLError)
         raise (Away if is_away else NetworkError)(
