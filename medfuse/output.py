@@ -11,6 +11,9 @@ from pathlib import Path
 
 from medfuse.errors import OutputError
 
+#: How the names of temporary folders begin, in which a kill leaves what was not finished.
+UNFINISHED = ".medfuse-"
+
 
 @contextmanager
 def whole(
@@ -43,7 +46,7 @@ def whole(
     try:
         check_target(target, overwrite, inputs)
         _make_parents(target, made)
-        with tempfile.TemporaryDirectory(prefix=".medfuse-", dir=target.parent) as temporary:
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=target.parent) as temporary:
             beside = Path(temporary, "new", target.name)
             beside.parent.mkdir()
             yield beside

@@ -45,12 +45,13 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from medfuse.errors import NetworkError, OutputError
+from medfuse.output import UNFINISHED
 from medfuse.pacs.node import Node
 from medfuse.pacs.queue import Queue
 from medfuse.pacs.records import QUEUE
 from medfuse.pacs.send import send
 from medfuse.pacs.settings import Bounds, Destination, Retry
-from medfuse.pacs.work import Outcome
+from medfuse.pacs.work import Outcome, WorkFailed
 
 KILLS, STUDIES, INSTANCES = 50, 20, 4
 #: pynetdicom leaves the socket of a refused connection to the garbage collector.
@@ -168,6 +169,48 @@ def test_what_was_fused_is_sent_when_the_last_attempt_fails_in_part(
     (entry,) = node.queue.entries()
     assert (entry.attempts, entry.note, entry.sent) == (3, "a pair found no space", RESULTS)
     assert len(archive.received) == RESULTS
+
+
+def test_what_was_fused_is_sent_when_the_last_attempt_crashes(start: Started, archive: Archive, tmp_path: Path) -> None:
+    def fuse(source: Path, out: Path) -> Outcome:
+        stand_in(source, out)
+        unfinished = out / "fused" / f"{UNFINISHED}x" / "new"
+        unfinished.mkdir(parents=True)
+        (unfinished / "0.dcm").write_bytes(b"half of")
+        raise WorkFailed("the process that fused ended with -9")
+
+    node = start(fuse=fuse)
+    list(send([instance(tmp_path, "a", 0)], us(node)))
+    wait_for(is_in(node, "dead"))
+    (entry,) = node.queue.entries()
+    assert (entry.attempts, entry.note, entry.sent) == (3, "the process that fused ended with -9", RESULTS)
+    assert len(archive.received) == RESULTS
+
+
+def test_a_study_for_a_destination_of_another_name_is_dead_and_can_be_sent_to_the_new_one(
+    archive: Archive, tmp_path: Path
+) -> None:
+    with running(tmp_path / "spool", free_port()) as node:
+        list(send([instance(tmp_path, "a", 0)], us(node)))
+        wait_for(is_in(node, "sending"))
+    renamed = Destination("renamed", "ARCHIVE", "127.0.0.1", archive.port)
+    with running(tmp_path / "spool", destinations=(renamed,)) as node:
+        wait_for(is_in(node, "dead"))
+        (entry,) = node.queue.entries()
+        assert entry.note == "archive-0: there is no destination of this name any more"
+        assert node.queue.retry(entry.id, ["renamed"]) == "quiet"
+        wait_for(is_in(node, "done"))
+    assert len(archive.received) == RESULTS
+
+
+@pytest.mark.parametrize("folder", ["incoming", "studies"])
+def test_what_no_node_has_put_there_is_not_cleared_away(start: Started, tmp_path: Path, folder: str) -> None:
+    theirs = tmp_path / "spool" / folder / "theirs" / "ct.dcm"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"a scan")
+    with pytest.raises(OutputError, match=rf"an empty folder or a node's, found files in {folder} of spool"):
+        start()
+    assert theirs.read_bytes() == b"a scan"
 
 
 def test_a_failure_that_could_not_be_noted_is_noted_later(

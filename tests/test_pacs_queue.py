@@ -238,6 +238,33 @@ def test_what_a_kill_has_cut_short_waits_until_it_may_have_been_stored(tmp_path:
     second.close()
 
 
+def test_deliveries_to_a_destination_that_is_no_more_end(queue: Queue) -> None:
+    queue.fused(taken(queue), results("a"), ["one", "gone"], "", flawed=False)
+    assert queue.give_up_all_but(["one", "gone"]) == 0
+    assert queue.give_up_all_but(["one"]) == 1
+    assert state(queue) == "sending"
+    errand = queue.errand("one")
+    assert errand is not None
+    queue.sending(errand, "one", results("a")[0], None)
+    queue.delivered(errand, "one")
+    (entry,) = queue.entries()
+    assert (entry.state, entry.note) == ("dead", "gone: there is no destination of this name any more")
+    assert queue.give_up_all_but(["one"]) == 0
+    assert queue.retry(entry.id, ["one"]) == "quiet"  # to be fused for those that there are
+
+
+def test_what_stays_of_an_earlier_fusion_is_told(queue: Queue) -> None:
+    queue.fused(taken(queue), results("a", "b", "c"), ["one", "two"], "", flawed=False)
+    errand = queue.errand("one")
+    assert errand is not None
+    for result in results("a", "b"):
+        queue.sending(errand, "one", result, None)
+    kept, *_ = results("changed")
+    queue.fused(taken(queue), [kept, replace(kept, instance="new")], ["one", "two"], "a note", flawed=False)
+    (entry,) = queue.entries()
+    assert entry.note == "a note; one keeps 1 instances of an earlier fusion"  # b; c was not sent, a is replaced
+
+
 def test_the_longest_wait_goes_first(queue: Queue, clock: Clock) -> None:
     for uid in ("1", "2"):
         queue.arriving(key_of(uid), uid)

@@ -92,11 +92,14 @@ def retry(
     as_json: As_json = False,
 ) -> None:
     """Try again at once what is dead or waits. What a destination has accepted is not sent again."""
+    from medfuse.pacs.settings import read_settings
+
     if dead and studies:
         raise typer.BadParameter("expected studies or --dead, got both")
+    names = [one.name for one in read_settings(config).destinations]
     with _opened(config) as (queue, _):
         chosen = queue.entries(["dead"]) if dead else [queue.entry(one) for one in _some(studies)]
-        states = {entry.id: queue.retry(entry.id) for entry in chosen}
+        states = {entry.id: queue.retry(entry.id, names) for entry in chosen}
     if as_json:
         print_json({"retried": [{"id": one, "state": state} for one, state in states.items()]})
         return

@@ -20,7 +20,7 @@ from medfuse._version import __version__
 from medfuse.alignment import Progress
 from medfuse.errors import InputError, MedfuseError, OutputError, SeriesError
 from medfuse.io.dicom_header import word
-from medfuse.output import whole
+from medfuse.output import UNFINISHED, whole
 from medfuse.pacs.rules import Rules, read_rules
 from medfuse.pacs.study import Engines, Failure, PairResult, StudyResult, fuse_study, prepare
 
@@ -228,7 +228,7 @@ def _flat(
     in_dir: Path, out_dir: Path, rules: Rules, engines: Engines | None, *, progress: Progress | None
 ) -> StudyResult:
     """As `fuse_study`, with all files in the output folder itself."""
-    with tempfile.TemporaryDirectory(prefix=".medfuse-", dir=out_dir) as temporary:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out_dir) as temporary:
         study = fuse_study(in_dir, Path(temporary), rules, engines, progress=progress)
         return replace(study, pairs=tuple(_flattened(pair, Path(temporary), out_dir) for pair in study.pairs))
 

@@ -17,6 +17,7 @@ from time import monotonic
 from pydicom.filereader import read_file_meta_info
 
 from medfuse.errors import MedfuseError, one_line
+from medfuse.output import UNFINISHED
 from medfuse.pacs.client import holds
 from medfuse.pacs.monitor import Counts, Measure, Monitor, exposition
 from medfuse.pacs.network import Away, check_installed
@@ -25,7 +26,7 @@ from medfuse.pacs.reception import Reception
 from medfuse.pacs.records import QUEUE, Job, Result
 from medfuse.pacs.send import is_companion, offer, refused
 from medfuse.pacs.settings import Destination, Settings
-from medfuse.pacs.spool import Spool, digest_of
+from medfuse.pacs.spool import Spool, check_place, digest_of
 from medfuse.pacs.work import Apart, Fuse, Outcome, WorkFailed
 
 log = logging.getLogger(__name__)
@@ -63,12 +64,15 @@ class Node:
         #: Since when destinations have not been reached, by name.
         self._away: dict[str, float] = {}
         self.counts = Counts()
+        check_place(settings.spool)
         self.spool = Spool(settings.spool)
         self._stack.enter_context(self.spool.lock())
         self.queue = Queue(settings.spool / QUEUE)
         self._stack.callback(self.queue.close)
         self.spool.clear()
         self.spool.forget_all_but(self.queue.recover(settings.retry.first_seconds))
+        if given_up := self.queue.give_up_all_but(one.name for one in settings.destinations):
+            log.warning("%d deliveries were to destinations that there are no more: medfuse queue retry", given_up)
         self.reception = Reception(settings, self.queue, self.spool, self.counts)
         self.port = 0
         self.monitor: Monitor | None = None
@@ -178,9 +182,17 @@ class Node:
         inputs, folder = self.spool.inputs(job.key), self.spool.results(job.key, job.generation)
         rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        outcome = self._fuse(inputs, folder) if any(inputs.glob("*")) else Outcome("nothing was received")
-        if outcome.may_pass and self.settings.retry.after(job.attempts) is not None:
+        is_last = self.settings.retry.after(job.attempts) is None
+        try:
+            outcome = self._fuse(inputs, folder) if any(inputs.glob("*")) else Outcome("nothing was received")
+        except WorkFailed as error:  # a crash, or too long: what it had finished is whole
+            if not is_last or self._stopping.is_set():
+                raise
+            outcome = Outcome(str(error), is_flawed=True)
+        if outcome.may_pass and not is_last:
             raise WorkFailed(outcome.note)
+        for unfinished in folder.rglob(f"{UNFINISHED}*"):
+            rmtree(unfinished, ignore_errors=True)
         self.spool.keep(folder)
         results = [_result(path) for path in sorted(folder.rglob("*.dcm"))]
         names = [destination.name for destination in self.settings.destinations]

@@ -8,7 +8,8 @@ here one step changes a study and its deliveries together, and `medfuse queue` l
 
 A study has a *generation*, which grows with every instance that changes it. Who works on a study holds the generation
 he began with, and what he reports is taken only while it is still that one: a late instance thus undoes a fusion under
-way, or a delivery, and the study is fused anew. Deterministic UIDs make the new results take the place of the old ones.
+way, or a delivery, and the study is fused anew. Results of the same images have the same UIDs and take the place of the
+old ones; those that have others now stay where they were sent, and the study's note says how many.
 
 Every instance to be sent has two marks for each destination, with the SHA-256 of its file: one is made before it is
 sent, one when the destination has accepted it. What has both is not sent again. A refusal takes the first mark back.
@@ -141,6 +142,12 @@ class Queue:
                 sent = CASE WHEN digest = excluded.digest THEN sent END""",
                 [(job.id, to, one.instance, str(one.file), one.digest) for to in destinations for one in results],
             )
+            stays = change.execute(
+                "SELECT destination, count(*) FROM deliveries WHERE study = ? AND file = '' AND sent IS NOT NULL "
+                "GROUP BY destination ORDER BY destination",
+                (job.id,),
+            ).fetchall()
+            told = [note, *(f"{to} keeps {n} instances of an earlier fusion" for to, n in stays if to in destinations)]
             change.execute("DELETE FROM deliveries WHERE study = ? AND file = ''", (job.id,))
             change.execute("DELETE FROM errands WHERE study = ?", (job.id,))
             change.execute(
@@ -149,7 +156,7 @@ class Queue:
                 (job.id,),
             )
             change.execute("UPDATE studies SET is_flawed = ? WHERE id = ?", (flawed, job.id))
-            self._set(change, job.id, "sending", note)
+            self._set(change, job.id, "sending", "; ".join(filter(None, told)))
             self._settle(change, job.id)
         return True
 
@@ -299,18 +306,29 @@ class Queue:
         """Whether an instance is one of the results."""
         return bool(self._all("SELECT 1 FROM deliveries WHERE instance = ? LIMIT 1", (instance,)))
 
-    def retry(self, study: int) -> str:
+    def retry(self, study: int, destinations: Iterable[str] | None = None) -> str:
         """Try a dead study again, or one that waits, at once; what was accepted is not sent again. Its new state.
 
         A study whose fusion failed is fused again, one that was fused is sent on.
+
+        Args:
+            study: Its serial number.
+            destinations: Those that there are; a study that was to go to another is fused again, for these. None for
+                any.
         """
         with self._change() as change:
             ((state, is_flawed),) = change.execute(
                 "SELECT state, is_flawed FROM studies WHERE id = ?", (study,)
             ).fetchall()
-            stuck = change.execute("SELECT count(*) FROM errands WHERE study = ? AND state != 'done'", (study,))
+            stuck = {
+                to
+                for (to,) in change.execute(
+                    "SELECT destination FROM errands WHERE study = ? AND state != 'done'", (study,)
+                )
+            }
             if state == "dead":
-                state = "sending" if stuck.fetchone()[0] and not is_flawed else "quiet"
+                can_be_sent = destinations is None or stuck <= set(destinations)
+                state = "sending" if stuck and can_be_sent and not is_flawed else "quiet"
                 change.execute("UPDATE studies SET attempts = 0, is_flawed = 0 WHERE id = ?", (study,))
                 self._set(change, study, state, "")
             change.execute("UPDATE studies SET due = 0 WHERE id = ?", (study,))
@@ -355,6 +373,23 @@ class Queue:
                 (self._clock() + after_seconds,),
             )
             return {key for (key,) in change.execute("SELECT key FROM studies")}
+
+    def give_up_all_but(self, destinations: Iterable[str]) -> int:
+        """End the deliveries to destinations that there are no more, which nobody would make; how many there were."""
+        known = set(destinations)
+        with self._change() as change:
+            waiting = change.execute(
+                "SELECT study, destination FROM errands JOIN studies ON study = studies.id "
+                "WHERE errands.state = 'sending' AND studies.state = 'sending'"
+            ).fetchall()
+            lost = [(study, to) for study, to in waiting if to not in known]
+            for study, to in lost:
+                change.execute(
+                    "UPDATE errands SET state = 'dead', note = ? WHERE study = ? AND destination = ?",
+                    (f"{to}: there is no destination of this name any more", study, to),
+                )
+                self._settle(change, study)
+        return len(lost)
 
     def forget_done(self, older_seconds: float) -> set[str]:
         """Forget the studies that are done for so long. The keys of those that are left."""

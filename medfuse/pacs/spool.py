@@ -23,7 +23,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medfuse.errors import OutputError
+from medfuse.pacs.records import QUEUE
 
+INCOMING, STUDIES = "incoming", "studies"
 MIB = 2**20
 
 
@@ -48,7 +50,7 @@ class Spool:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.incoming, self.studies = root / "incoming", root / "studies"
+        self.incoming, self.studies = root / INCOMING, root / STUDIES
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.incoming, self.studies):
@@ -169,10 +171,10 @@ class Spool:
 
 
 def check_place(root: Path) -> None:
-    """Refuse a folder that cannot be made or written to; none is made.
+    """Refuse a folder that cannot be made or written to, or that holds what no node has put there; none is made.
 
     Raises:
-        OutputError: It cannot be.
+        OutputError: It cannot be, or it does: without a queue, a node would clear it away.
     """
     there = next(place for place in (root, *root.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -180,6 +182,13 @@ def check_place(root: Path) -> None:
             f"expected a folder to keep studies in, cannot make or write {root.name}",
             "Check the rights there, or name another folder as `spool`",
         )
+    if not (root / QUEUE).exists():
+        for folder in (root / INCOMING, root / STUDIES):
+            if folder.is_dir() and any(folder.iterdir()):
+                raise OutputError(
+                    f"expected an empty folder or a node's, found files in {folder.name} of {root.name} and no {QUEUE}",
+                    "Name another folder as `spool`, or move the files away",
+                )
 
 
 def digest_of(path: Path) -> str:
