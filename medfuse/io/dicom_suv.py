@@ -105,7 +105,7 @@ def _from_activity(headers: Sequence[Dataset]) -> SuvFactor:
         return SuvFactor(weight_kg * 1000 / activity_bq, "body weight / injected activity, decay corrected to ADMIN")
     half_life_s = _number(_common(tracers, "RadionuclideHalfLife"), "RadionuclideHalfLife in s", 1.0, 1e12)
     start, told_by = _start_of_scan(headers, half_life_s)
-    decay_s = (start - _injection(tracers, headers[0], start)).total_seconds()
+    decay_s = (start - _injection(tracers, headers[0], start, half_life_s)).total_seconds()
     if not 0 <= decay_s <= MOST_HALF_LIVES * half_life_s:
         raise UnsupportedImage(
             f"expected a scan after the injection and within {MOST_HALF_LIVES:g} half-lives of it, found one "
@@ -194,14 +194,25 @@ def _mean_activity_s(duration_s: float, half_life_s: float) -> float:
     return math.log(decay * duration_s / -math.expm1(-decay * duration_s)) / decay
 
 
-def _injection(tracers: Sequence[Dataset], header: Dataset, scan: datetime) -> datetime:
-    """When the tracer was given; a time without a date is the last such time before the scan."""
+def _injection(tracers: Sequence[Dataset], header: Dataset, scan: datetime, half_life_s: float) -> datetime:
+    """When the tracer was given; a time without a date is the last such time before the scan.
+
+    Raises:
+        MissingAttribute: A time without a date may be that of an earlier day, for the tracer lives so long.
+    """
     if any(word(tracer, "RadiopharmaceuticalStartDateTime") for tracer in tracers):
         stated = _common(tracers, "RadiopharmaceuticalStartDateTime")
         return _local(stated, header, "RadiopharmaceuticalStartDateTime")
     time = _common(tracers, "RadiopharmaceuticalStartTime")
-    moment = _moment(scan.strftime("%Y%m%d"), time, "RadiopharmaceuticalStartTime")
-    return moment if moment <= scan else moment - timedelta(days=1)
+    moment, day = _moment(scan.strftime("%Y%m%d"), time, "RadiopharmaceuticalStartTime"), timedelta(days=1)
+    moment = moment if moment <= scan else moment - day
+    if (scan - moment + day).total_seconds() <= MOST_HALF_LIVES * half_life_s:
+        raise MissingAttribute(
+            "expected RadiopharmaceuticalStartDateTime for SUV with a tracer that may have been given on an earlier "
+            "day, found a time alone",
+            _HINT,
+        )
+    return moment
 
 
 def _tracer(header: Dataset) -> Dataset:
