@@ -19,6 +19,7 @@ from medfuse.fusion import DEFAULT_PALETTE, Display, Engine, display_of, least_c
 from medfuse.grid import Grid
 from medfuse.io.dicom_deidentify import deidentified
 from medfuse.io.dicom_options import DicomOptions
+from medfuse.io.dicom_uids import uids_of
 from medfuse.io.files import check_output, known_suffix, read, write
 from medfuse.io.limits import MAX_VOXELS
 from medfuse.io.results import NAMES, write_moved, write_result
@@ -221,11 +222,13 @@ def write_fused(
     if known_suffix(out):
         return write(fused, out, overwrite=overwrite, inputs=inputs)
     with stage("write"), whole(out, overwrite=overwrite, inputs=inputs, may_hold=NAMES) as beside:
-        written = write_result(fused, beside, format, companions, dicom)
+        uids = uids_of(fused, stable=dicom.stable_uids)
+        written = write_result(fused, beside, format, companions, dicom, uids)
         if also is not None:
-            written += write_result(also, beside / ALSO, format, companions, dicom, nth=2)
+            others = uids_of(also, stable=dicom.stable_uids, beside=uids)
+            written += write_result(also, beside / ALSO, format, companions, dicom, others, nth=2)
         if moved is not None:
-            written += write_moved(moved, fused, beside, format, dicom)
+            written += write_moved(moved, fused, beside, format, dicom, uids)
         return [out / path.relative_to(beside) for path in written]
 
 

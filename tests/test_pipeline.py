@@ -23,7 +23,7 @@ from pydicom import Dataset, dcmread
 from verdicts import REASON, SHIFT, registration
 
 from medfuse import alignment, pipeline
-from medfuse.align import Transform, write_transform
+from medfuse.align import Transform, resample, write_transform
 from medfuse.alignment import Alignment, ride_along
 from medfuse.benchmark.measuring import to_pictures
 from medfuse.benchmark.volumes import shown_together
@@ -39,6 +39,7 @@ from medfuse.errors import (
 from medfuse.fusion import Engine
 from medfuse.fusion.weights import SHIPPED
 from medfuse.grid import Grid
+from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.files import read, write
 from medfuse.metrics import color_loss
 from medfuse.pipeline import check_pair, check_target, check_words, fuse, write_fused
@@ -509,6 +510,20 @@ def test_what_rode_along_goes_beside(from_dicom: Volume, tmp_path: Path, format:
     numbers = {dcmread(path).SeriesNumber for path in written if path.name.startswith("fused-")}
     assert numbers == (set() if format == "nifti" else {1001, 2001})
     write_fused(from_dicom, tmp_path / "out", format, also=from_dicom, overwrite=True)
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_all_of_a_run_is_one_study_in_one_frame_also_where_no_scan_states_one(
+    mr: Volume, pet: Volume, rule: Engine, tmp_path: Path, stable: bool
+) -> None:
+    mr, pet = (replace(one, grid=replace(one.grid, frame_of_reference=None)) for one in (mr, pet))
+    first, second = (fuse(mr, pet, register="none", engine=rule, palette=palette) for palette in ("HOT_IRON", "PET"))
+    options = DicomOptions(stable_uids=stable)
+    written = write_fused(first, tmp_path / "out", "dicom", also=second, moved=resample(pet, first.grid), dicom=options)
+    headers = [dcmread(path, stop_before_pixels=True) for path in written]
+    assert len({(one.StudyInstanceUID, one.FrameOfReferenceUID) for one in headers}) == 1
+    assert len({one.SeriesInstanceUID for one in headers}) == 3
+    assert len({one.SOPInstanceUID for one in headers}) == len(headers)
 
 
 def test_two_results_do_not_fit_into_a_file(from_dicom: Volume, tmp_path: Path) -> None:

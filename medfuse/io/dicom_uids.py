@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -33,6 +33,7 @@ class Uids:
 
     Args:
         seed: Tells this result from all others.
+        shared: The seed of the result that it lies beside, in one study and one frame of reference; None for its own.
 
     >>> uids = Uids(UUID(int=7))
     >>> uids.of("series", 1) == uids.of("series", 1) != uids.of("series", 2)
@@ -40,6 +41,7 @@ class Uids:
     """
 
     seed: UUID
+    shared: UUID | None = None
 
     def of(self, *role: str | int) -> UID:
         """The UID of what has a role in the result, as ("series", "color", 1); the same for the same role.
@@ -51,16 +53,26 @@ class Uids:
     def study(self, volume: Volume) -> str:
         """The Study Instance UID of the structural source, or a new one where it has none."""
         header = volume.source.header
-        return (word(header, "StudyInstanceUID") if header is not None else "") or self.of("study")
+        return (word(header, "StudyInstanceUID") if header is not None else "") or self._of_both("study")
 
     def frame_of_reference(self, volume: Volume) -> str:
         """The Frame of Reference UID of a volume's grid, or a new one where it has none."""
-        return volume.grid.frame_of_reference or self.of("frame of reference")
+        return volume.grid.frame_of_reference or self._of_both("frame of reference")
+
+    def _of_both(self, role: str) -> UID:
+        return Uids(self.shared or self.seed).of(role)
 
 
-def uids_of(volume: Volume, *, stable: bool) -> Uids:
-    """The UIDs of a result: new ones, or, where they shall be stable, those of the same job done earlier."""
-    return stable_uids(volume) if stable else Uids(uuid4())
+def uids_of(volume: Volume, *, stable: bool, beside: Uids | None = None) -> Uids:
+    """The UIDs of a result: new ones, or, where they shall be stable, those of the same job done earlier.
+
+    Args:
+        volume: What is to be written.
+        stable: Whether they shall be.
+        beside: Those of the result whose study and frame of reference it shares, where its sources state none.
+    """
+    uids = stable_uids(volume) if stable else Uids(uuid4())
+    return replace(uids, shared=beside.seed) if beside else uids
 
 
 def stable_uids(volume: Volume) -> Uids:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medfuse.io.dicom_options import DicomOptions
-from medfuse.io.dicom_uids import uids_of
+from medfuse.io.dicom_uids import Uids
 from medfuse.io.files import DICOM_NAMES, write
 from medfuse.volume import Volume
 
@@ -18,7 +18,7 @@ NAMES = (
 
 
 def write_result(
-    fused: Volume, folder: Path, format: str, companions: bool, dicom: DicomOptions, nth: int = 1
+    fused: Volume, folder: Path, format: str, companions: bool, dicom: DicomOptions, uids: Uids, nth: int = 1
 ) -> list[Path]:
     """Write a fused volume into a new folder.
 
@@ -28,6 +28,7 @@ def write_result(
         format: "dicom", "nifti" or "both".
         companions: Write what `medfuse.io.dicom_companions` can say of the two scans beside the DICOM series.
         dicom: How the DICOM series is written.
+        uids: Its UIDs.
         nth: As for `write`.
 
     Returns:
@@ -37,20 +38,23 @@ def write_result(
         OutputError: As `write`.
     """
     if format == "dicom":
-        return _write_dicom(fused, folder, companions, dicom, nth)
+        return _write_dicom(fused, folder, companions, dicom, uids, nth)
     written = write(fused, folder / "fused.nii.gz")
-    return [*written, *_write_dicom(fused, folder / "dicom", companions, dicom, nth)] if format == "both" else written
+    if format == "both":
+        written += _write_dicom(fused, folder / "dicom", companions, dicom, uids, nth)
+    return written
 
 
-def _write_dicom(fused: Volume, folder: Path, companions: bool, dicom: DicomOptions, nth: int) -> list[Path]:
+def _write_dicom(
+    fused: Volume, folder: Path, companions: bool, dicom: DicomOptions, uids: Uids, nth: int
+) -> list[Path]:
     from medfuse.io.dicom_companions import write_companions
 
-    uids = uids_of(fused, stable=dicom.stable_uids)
     written = write(fused, folder, format="dicom", nth=nth, dicom=dicom, uids=uids)
     return [*written, *(write_companions(fused, folder, uids, nth, dicom) if companions else [])]
 
 
-def write_moved(moved: Volume, fused: Volume, folder: Path, format: str, dicom: DicomOptions) -> list[Path]:
+def write_moved(moved: Volume, fused: Volume, folder: Path, format: str, dicom: DicomOptions, uids: Uids) -> list[Path]:
     """Write the functional scan on the grid of a fused volume, beside it: `resampled.nii.gz`, or a folder `resampled`.
 
     Args:
@@ -59,6 +63,7 @@ def write_moved(moved: Volume, fused: Volume, folder: Path, format: str, dicom: 
         folder: As for `write_result`.
         format: As for `write_result`.
         dicom: As for `write_result`.
+        uids: Those of the fused volume.
 
     Returns:
         The files.
@@ -73,5 +78,4 @@ def write_moved(moved: Volume, fused: Volume, folder: Path, format: str, dicom: 
         return written
     series = folder / ("dicom" if format == "both" else "") / "resampled"
     series.mkdir()
-    uids = uids_of(fused, stable=dicom.stable_uids)
     return [*written, *write_resampled(moved, fused.source, series, uids, options=dicom)]
