@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medfuse.errors import MedfuseError, UnreadableFile
 from medfuse.grid import Grid
 from medfuse.volume import Volume
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+
+def itk_path(path: Path, error: type[MedfuseError] = UnreadableFile) -> str:
+    """A path for SimpleITK, which ends the process where one is not UTF-8, as on a drive that was filled long ago.
+
+    Args:
+        path: Of a file to read or to write.
+        error: What to raise.
+
+    Raises:
+        UnreadableFile: The path is not UTF-8.
+        OutputError: Likewise, if asked for.
+    """
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as cause:
+        raise error(
+            "expected a path in UTF-8 for NRRD, MetaImage and transforms, found other characters",
+            "Rename the file, or the folder that holds it",
+        ) from cause
+    return text
 
 
 def to_image(volume: Volume) -> sitk.Image:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medfuse.errors import OutputError
@@ -76,6 +77,16 @@ def check_target(target: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
         OutputError: It may not be written to.
     """
     target = Path(os.path.realpath(target))
+    try:
+        _check_target(target, overwrite, inputs)
+    except OSError as error:
+        raise OutputError(
+            f"could not write {target.name}: {error.strerror or type(error).__name__}",
+            "Check the rights of the folders above it, or choose another place",
+        ) from error
+
+
+def _check_target(target: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
     for path in (Path(os.path.realpath(path)) for path in inputs):
         if path.is_relative_to(target) or (target.is_relative_to(path) and target.exists()):
             raise OutputError(
@@ -87,6 +98,11 @@ def check_target(target: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
         raise OutputError(
             f"expected a new file or folder, found that {target.name} exists",
             "Choose another place, or replace it with --overwrite (in Python: overwrite=True)",
+        )
+    if target.is_dir() and os.path.ismount(target):
+        raise OutputError(
+            f"expected a folder that can be put in place as a whole, found that {target.name} is a mount point",
+            f"Name a folder in it, such as {target.name}/fused",
         )
     above = next(folder for folder in target.parents if os.path.exists(folder))
     if not above.is_dir():
@@ -140,12 +156,20 @@ def _put(new: Path, target: Path, old: Path, overwrite: bool, may_hold: Collecti
         return
     try:
         if target.exists():
+            _make_alike(new, target)
             target.rename(old)
         new.rename(target)
     except BaseException:
         if old.exists() and not target.exists():
             old.rename(target)
         raise
+
+
+def _make_alike(new: Path, folder: Path) -> None:
+    """Give a folder the rights of the one whose place it takes, and its group where we may."""
+    with suppress(OSError, AttributeError):  # Windows has no groups
+        os.chown(new, -1, folder.stat().st_gid)
+    shutil.copymode(folder, new)
 
 
 def _check_replaceable(new: Path, target: Path, may_hold: Collection[str]) -> None:

@@ -301,6 +301,28 @@ def test_what_is_neither_file_nor_folder_is_refused() -> None:
         read(os.devnull)
 
 
+def test_a_path_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile, match=r"found that a+ cannot be looked at \(.*\)\. Check the path"):
+        read(tmp_path / ("a" * 300))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_a_path_that_is_not_utf_8_ends_no_process(tmp_path: Path, oblique_volume: Volume, suffix: str) -> None:
+    folder = tmp_path / os.fsdecode(b"J\xf6rg")
+    folder.mkdir()
+    with pytest.raises(OutputError, match="expected a path in UTF-8 for NRRD, MetaImage and transforms"):
+        check_output(folder / f"x{suffix}")
+    write(oblique_volume, tmp_path / f"x{suffix}")
+    (tmp_path / f"x{suffix}").rename(folder / f"x{suffix}")
+    with pytest.raises(UnreadableFile, match="expected a path in UTF-8"):
+        read(folder / f"x{suffix}")
+    write(oblique_volume, folder / "y.nii.gz")
+    listed = {one.name: one.reason for one in inspect(folder).series}
+    assert listed["y.nii.gz"] is None
+    assert "expected a path in UTF-8" in listed[f"x{suffix}"]
+
+
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose start no one can read")
 def test_a_file_that_cannot_be_read_is_an_error_of_that_file() -> None:
     with pytest.raises(UnreadableFile, match=r"\(mem: file that cannot be opened\)"):

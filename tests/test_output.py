@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from medfuse.errors import OutputError
-from medfuse.output import whole
+from medfuse.output import check_target, whole
 
 
 def _write_folder(path: Path, names: list[str], *, overwrite: bool = False, text: str = "new") -> None:
@@ -157,3 +158,29 @@ def test_an_unwritable_folder_is_an_output_error() -> None:
         whole(Path("/proc/medfuse/result"), overwrite=False),
     ):
         pytest.fail("the block was entered")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such rights")
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_folder_that_was_there_keeps_its_rights(tmp_path: Path, overwrite: bool) -> None:
+    target = tmp_path / "private"
+    target.mkdir()
+    target.chmod(0o700)
+    if overwrite:
+        (target / "a.dcm").write_text("old")
+    with whole(target, overwrite=overwrite) as beside:
+        beside.mkdir()
+        (beside / "a.dcm").write_text("new")
+    assert (target / "a.dcm").read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="needs a mount point")
+def test_a_mount_point_is_refused_before_any_work() -> None:
+    with pytest.raises(OutputError, match=r"found that proc is a mount point. Name a folder in it, such as proc/fused"):
+        check_target(Path("/proc"), overwrite=True, inputs=())
+
+
+def test_a_name_that_the_system_does_not_take_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"could not write a+: "):
+        check_target(tmp_path / ("a" * 300), overwrite=False, inputs=())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,21 @@ def test_to_itk_maps_every_point_alike() -> None:
 def test_only_what_is_linear_becomes_a_matrix(itk: sitk.Transform) -> None:
     with pytest.raises(UnsupportedImage, match="expected a linear 3-D transform"):
         Transform.from_itk(itk)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_a_path_that_is_not_utf_8_ends_no_process(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"J\xf6rg")
+    folder.mkdir()
+    with pytest.raises(OutputError, match="expected a path in UTF-8"):
+        write_transform(Transform.identity(), folder / "x.tfm")
+    assert list(folder.iterdir()) == []
+    write_transform(Transform.identity(), tmp_path / "x.tfm")
+    (tmp_path / "x.tfm").rename(folder / "x.tfm")
+    with pytest.raises(UnreadableFile, match="expected a path in UTF-8"):
+        read_transform(folder / "x.tfm")
+    write_transform(Transform.identity(), folder / "x.txt")
+    assert isinstance(read_transform(folder / "x.txt"), Transform)
 
 
 def test_a_file_of_two_dimensions_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ direction that ITK reports and that resampling pulls.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from medfuse.align.linear import Transform
 from medfuse.align.warp import Warp
 from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
 from medfuse.grid import Grid
+from medfuse.itk import itk_path
 from medfuse.output import check_target as check_place
 from medfuse.output import whole
 
@@ -48,7 +50,7 @@ def read_transform(path: Path | str, fixed: Grid | None = None, moving: Grid | N
             or stretches by more than `MOST_STRETCH`.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UnreadableFile(f"expected a transform file, found nothing named {path.name}", "Check the path")
     with path.open("rb") as file:
         start = file.read(MOST_TEXT_BYTES + 1)
@@ -92,6 +94,8 @@ def check_target(
     if path.suffix not in suffixes:
         what = "file for a deformable transform" if deformable else "transform file"
         raise OutputError(f"expected a {what} ending in {' or '.join(suffixes)}, got {path.name}", "Choose such a name")
+    if path.suffix != ".txt":
+        itk_path(path.resolve(), OutputError)
     check_place(path, overwrite, inputs)
 
 
@@ -118,7 +122,7 @@ def write_transform(
             beside.write_text(_as_text(transform.moving_from_fixed), encoding="utf-8")
             return
         try:
-            sitk.WriteTransform(transform.to_itk(), str(beside))
+            sitk.WriteTransform(transform.to_itk(), itk_path(beside, OutputError))
         except RuntimeError as error:
             raise OutputError(f"cannot write {path.name}: ITK could not write it") from error
 
@@ -134,8 +138,9 @@ def _read_itk(path: Path) -> Transform | Warp:
             f"expected one transform, or one composed of several, found {len(kinds)} side by side in {path.name}",
             "Compose them to one; of several ITK takes the first",
         )
+    known = itk_path(path)
     try:
-        itk = sitk.ReadTransform(str(path))
+        itk = sitk.ReadTransform(known)
     except RuntimeError as error:
         raise UnreadableFile(
             f"expected a transform, cannot read {path.name}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterable
@@ -281,7 +282,7 @@ def _check_transforms(
 
     if transform and register not in ("auto", "none"):
         raise ValueError(f"--transform and --register {register} exclude one another")
-    if transform and not transform.is_file():
+    if transform and not os.path.isfile(transform):
         raise UnreadableFile(f"expected a transform file, found nothing named {transform.name}", "Check the path")
     if save_transform:
         check_target(save_transform, overwrite=overwrite, deformable=register == "deformable", inputs=inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from medfuse.io.dicomdir import files_of_medium
 from medfuse.io.inspection import Inspection, inspect_file, inspect_series
 from medfuse.io.nifti import read_nifti, write_nifti
 from medfuse.io.sidecar import sidecar_path, to_json, to_modality
+from medfuse.itk import itk_path
 from medfuse.output import check_target, refuse_folder, whole
 from medfuse.stages import stage
 from medfuse.volume import Modality, Unit, Volume
@@ -134,8 +136,15 @@ def _list_unknown(found: Scan, volumes: list[tuple[Path, str]]) -> list[str]:
 def _existing(path: Path | str) -> Path:
     """The path, if a file or folder is there."""
     path = Path(path)
-    if not path.exists():
-        raise UnreadableFile(f"expected a file or folder, found nothing named {path.name}", "Check the path")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # or a NUL in it
+        raise UnreadableFile(f"expected a file or folder, found nothing named {path.name}", "Check the path") from error
+    except OSError as error:
+        raise UnreadableFile(
+            f"expected a file or folder, found that {path.name} cannot be looked at ({error.strerror})",
+            "Check the path, and the rights of the folders above it",
+        ) from error
     if not (path.is_file() or path.is_dir()):
         raise UnreadableFile(f"expected a file or folder, found that {path.name} is neither", "Check the path")
     return path
@@ -242,9 +251,12 @@ def check_output(
         ValueError: `format` is not a format.
     """
     path, spared = Path(path), _with_sidecars(inputs)
-    if _format_to_write(path, format) == DICOM:
+    kind = _format_to_write(path, format)
+    if kind == DICOM:
         check_target(path, overwrite, spared)
     else:
+        if kind != NIFTI:
+            itk_path(path.resolve(), OutputError)
         _check_files((path, sidecar_path(path)), overwrite, spared)
 
 
@@ -263,7 +275,7 @@ def _check_files(targets: tuple[Path, Path], overwrite: bool, inputs: list[Path]
 def _with_sidecars(inputs: Iterable[Path | str]) -> list[Path]:
     """What was read, and the sidecars that may lie beside it."""
     paths = [Path(path) for path in inputs]
-    return [*paths, *(sidecar_path(path) for path in paths if path.is_file())]
+    return [*paths, *(sidecar_path(path) for path in paths if os.path.isfile(path))]
 
 
 def known_suffix(path: Path) -> str | None:

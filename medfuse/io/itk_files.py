@@ -19,7 +19,7 @@ from medfuse.io.deflate import MAX_RATIO, inflated
 from medfuse.io.limits import check_voxels
 from medfuse.io.samples import from_stored, to_float32
 from medfuse.io.sidecar import meaning_of
-from medfuse.itk import to_grid, to_image
+from medfuse.itk import itk_path, to_grid, to_image
 from medfuse.volume import Modality, Source, Step, Unit, Volume
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def write_itk(volume: Volume, path: Path, format: str) -> None:
     image = to_image(volume if volume.is_color else replace(volume, array=to_float32(volume.array)))
     known = path.with_suffix(path.suffix.lower())  # MetaImageIO does not know .MHA
     try:
-        sitk.WriteImage(image, str(known), useCompression=True, imageIO=_READERS[format])
+        sitk.WriteImage(image, itk_path(known, OutputError), useCompression=True, imageIO=_READERS[format])
         known.replace(path)
     except RuntimeError as error:
         raise OutputError(f"could not write {path.name}", "Check the space left on the disk") from error
@@ -194,7 +194,7 @@ def _open(path: Path, format: str) -> tuple[sitk.ImageFileReader, _Text]:
     _data_path(path, text)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_READERS[format])
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_path(path))
     with _damage_in(path.name):
         reader.ReadImageInformation()
     return reader, text
