@@ -103,6 +103,7 @@ def fuse(
                 method, strategy, device, weights, threads=threads, precision=precision, memory_mib=memory_mib
             )
     target = _target(structural, functional, grid)
+    is_functional = target is functional.grid and target is not structural.grid
     engine.check_memory(target.shape)
     if not isinstance(transform, Alignment):
         transform = align(
@@ -115,11 +116,11 @@ def fuse(
             threads=threads,
         )
     with stage("resample"):
-        pair = _on_grid(structural, functional, transform.transform, target, engine)
+        pair = _on_grid(structural, functional, transform.transform, target, engine, is_functional)
     fused = engine.fuse(pair, shown_structural, shown_functional, partial(progress, "fusing") if progress else None)
     kept = least_color(structural.modality) if fused.is_color else 0
     warnings = _warnings(fused, pair.functional, shown_functional) if fused.is_color and not kept else []
-    if target is functional.grid:
+    if is_functional and (functional.source.header is not None or structural.source.header is None):
         fused = replace(fused, source=replace(functional.source, also=(structural.source,)))
     return replace(
         fused,
@@ -134,7 +135,7 @@ def fuse(
                         modality_beside(structural.modality, functional.modality)
                     ),
                     "precision": engine.method.precision,
-                    "grid": _name_of(grid, functional.grid),
+                    "grid": _name_of(grid, is_functional),
                     "structural": _described(structural, str(shown_structural.window), None),
                     "functional": _described(functional, str(shown_functional.window), shown_functional.palette),
                     **({"least_color": round(kept, 3)} if kept else {}),
@@ -194,7 +195,8 @@ def write_fused(
         fused: What `fuse` returned.
         out: A folder; or a file whose suffix names the format.
         format: "dicom" makes `out` a folder of slices; "nifti" puts `fused.nii.gz` and `fused.json` in it; "both" puts
-            these there beside a folder `dicom`. None: DICOM where the structural scan was DICOM, otherwise NIfTI.
+            these there beside a folder `dicom`. None: DICOM where the structural scan was DICOM, or, on the functional
+            scan's grid, where either was; otherwise NIfTI.
         also: A second fused volume, of a series that rode along; it goes likewise to the folder `also` in `out`.
         companions: Write the registration and the blending of the two scans beside a DICOM series, where both were
             DICOM (`medfuse.io.dicom_companions`).
@@ -347,10 +349,10 @@ def _target(structural: Volume, functional: Volume, grid: str | float | Grid) ->
     return _fine(structural.grid, _spacing(grid))
 
 
-def _name_of(grid: str | float | Grid, functional: Grid) -> str | float:
+def _name_of(grid: str | float | Grid, is_functional: bool) -> str | float:
     """A grid as the history says it."""
     if isinstance(grid, Grid):
-        return "functional" if grid is functional else "given"
+        return "functional" if is_functional else "given"
     return grid
 
 
@@ -375,13 +377,20 @@ def _spacing(text: str | float) -> float:
     return spacing_mm
 
 
-def _on_grid(structural: Volume, functional: Volume, transform: Transform | Warp, target: Grid, engine: Engine) -> Pair:
-    """Both volumes on the target grid, each interpolated at most once.
+def _on_grid(
+    structural: Volume,
+    functional: Volume,
+    transform: Transform | Warp,
+    target: Grid,
+    engine: Engine,
+    is_functional: bool,
+) -> Pair:
+    """Both volumes on the target grid, each interpolated at most once; on the functional one's own, that one stays.
 
     The engine's GPU does it, unless `memory_mib` bounds its memory, which a whole volume does not keep to.
     """
     device = str(engine.device) if engine.device.type == "cuda" and engine.memory_mib is None else None
-    if target is functional.grid:
+    if is_functional:
         return Pair(resample(structural, target, transform.inverse(), device=device), functional)
     return Pair(resample(structural, target, device=device), resample(functional, target, transform, device=device))
 

@@ -301,6 +301,15 @@ def test_what_is_neither_file_nor_folder_is_refused() -> None:
         read(os.devnull)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".mha"])
+def test_a_file_that_has_no_series_has_not_the_one_that_was_asked_for(
+    tmp_path: Path, oblique_volume: Volume, suffix: str
+) -> None:
+    write(oblique_volume, tmp_path / f"x{suffix}")
+    with pytest.raises(SeriesError, match=f"expected a DICOM series, found x{suffix}, which has none"):
+        read(tmp_path / f"x{suffix}", series=4)
+
+
 def test_a_path_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match=r"found that a+ cannot be looked at \(.*\)\. Check the path"):
         read(tmp_path / ("a" * 300))

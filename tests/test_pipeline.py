@@ -336,6 +336,40 @@ def test_the_sources_of_both_go_with_the_result(
     assert len(source.also) == 1
 
 
+def test_a_grid_that_both_share_is_the_structural_one(mr: Volume, pet: Volume, rule: Engine, tmp_path: Path) -> None:
+    write_series(mr, tmp_path / "mr", description="MR", number=1)
+    write_series(pet, tmp_path / "pet", description="PET", number=2)
+    mr, shift = read(tmp_path / "mr"), np.eye(4)
+    shift[0, 3] = 9
+    pet = resample(read(tmp_path / "pet"), mr.grid)
+    assert pet.grid is mr.grid
+    equal = replace(pet, grid=replace(mr.grid))
+    for grid in ("structural", mr.grid):
+        shared, apart = (fuse(mr, one, grid=grid, transform=Transform(shift), engine=rule) for one in (pet, equal))
+        assert shared.source.header is not None
+        assert shared.source.header.Modality == "MR"
+        np.testing.assert_array_equal(shared.array, apart.array)
+        assert shared.history == apart.history
+
+
+@pytest.mark.parametrize("is_dicom", ["structural", "functional"])
+def test_on_the_functional_grid_the_one_header_is_kept(
+    mr: Volume, pet: Volume, rule: Engine, tmp_path: Path, is_dicom: str
+) -> None:
+    of_dicom = mr if is_dicom == "structural" else pet
+    write_series(of_dicom, tmp_path / "dicom", description="of a patient", number=1)
+    known = read(tmp_path / "dicom")
+    pair = (known, pet) if is_dicom == "structural" else (mr, known)
+    fused = fuse(*pair, grid="functional", register="none", engine=rule)
+    assert fused.grid is pair[1].grid
+    header = dcmread(write_fused(fused, tmp_path / "out")[0])
+    assert known.source.header is not None
+    for keyword in ("PatientID", "StudyInstanceUID"):
+        assert header[keyword].value == known.source.header[keyword].value
+    assert header.SeriesNumber == 1001
+    assert header.SeriesDescription == "medfuse PT+MR maximum - not for diagnostic use"
+
+
 def test_the_words_of_registering_are_passed_on(
     mr: Volume, pet: Volume, rule: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,9 +391,13 @@ def test_the_words_of_registering_are_passed_on(
 @pytest.mark.parametrize(
     ("trust", "series", "text"),
     [
-        ("trusted", "medfuse MR maximum - not for diagnostic use", "rigid registration, trusted (agreement 0.4 mm);"),
-        ("doubtful", "medfuse MR maximum (doubtful match) - not for diagnostic use", f"doubtful ({REASON});"),
-        ("failed", "medfuse MR maximum (failed match) - not for diagnostic use", f"failed ({REASON});"),
+        (
+            "trusted",
+            "medfuse PT+MR maximum - not for diagnostic use",
+            "rigid registration, trusted (agreement 0.4 mm);",
+        ),
+        ("doubtful", "medfuse PT+MR maximum (doubtful match) - not for diagnostic use", f"doubtful ({REASON});"),
+        ("failed", "medfuse PT+MR maximum (failed match) - not for diagnostic use", f"failed ({REASON});"),
     ],
 )
 def test_the_verdict_goes_into_every_file(
@@ -388,7 +426,7 @@ def test_a_header_that_a_doubtful_registration_yields_to_is_no_doubtful_match(
     how = Alignment(Transform.identity(), "header, for the registration is doubtful", registration("doubtful"))
     write_fused(fuse(tmp_path / "mr", pet, transform=how, engine=rule), tmp_path / "out", "dicom")
     image = dcmread(tmp_path / "out" / "fused-0001.dcm")
-    assert image.SeriesDescription == "medfuse MR maximum - not for diagnostic use"
+    assert image.SeriesDescription == "medfuse PT+MR maximum - not for diagnostic use"
     assert "aligned by: header, for the registration is doubtful;" in image.DerivationDescription
 
 
@@ -690,7 +728,9 @@ def test_scans_are_resampled_on_a_gpu_that_need_not_be_shared(
     functional = replace(oblique_volume, array=np.zeros(coarse.shape, np.float32), grid=coarse)
     target = pipeline._target(oblique_volume, functional, grid)
     engine = SimpleNamespace(device=torch.device(device), memory_mib=memory_mib)
-    pipeline._on_grid(oblique_volume, functional, Transform.identity(), target, engine)
+    pipeline._on_grid(
+        oblique_volume, functional, Transform.identity(), target, engine, is_functional=grid == "functional"
+    )
     assert set(asked) == {used}
 
 

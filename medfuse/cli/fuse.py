@@ -53,7 +53,7 @@ def fuse(
     functional: Annotated[Path, typer.Argument(help="PET or SPECT (or CT beside an MR): likewise.")],
     out: Out,
     format: Annotated[
-        str | None, typer.Option(help="dicom, nifti or both; default as the structural scan came.")
+        str | None, typer.Option(help="dicom, nifti or both; default as the scan came whose grid it has.")
     ] = None,
     method: Annotated[str, typer.Option(help="How to fuse; `medfuse methods` lists them.")] = METHOD,
     strategy: Annotated[str | None, typer.Option(help="How a learned method merges features.")] = None,
@@ -119,7 +119,8 @@ def fuse(
         ),
     ] = None,
     series_number: Annotated[
-        int | None, typer.Option(metavar="N", help="Of the DICOM series; default 1000 above the structural scan's.")
+        int | None,
+        typer.Option(metavar="N", help="Of the DICOM series; default 1000 above that of the scan whose grid it has."),
     ] = None,
     stable_uids: Annotated[
         bool, typer.Option("--stable-uids", help="The same UIDs when the same job is done again: a rerun replaces.")

@@ -179,8 +179,11 @@ def series_description(volume: Volume, template: str | None = None) -> str:
     """
     if template is not None:
         return _with_warning(template.format(**_fields(volume)), volume.history)
-    first, *others = all_sources(volume.source)
-    modalities = [word(source.header, "Modality") for source in (*others, first) if source.header is not None]
+    fields = _fields(volume)
+    modalities = [fields["functional"], fields["structural"]]
+    if not all(modalities):
+        first, *others = all_sources(volume.source)
+        modalities = [word(source.header, "Modality") for source in (*others, first) if source.header is not None]
     if volume.modality is not Modality.FUSED and not any(modalities):
         modalities = [volume.modality.value]
     method = next((str(s.parameters["method"]) for s in reversed(volume.history) if "method" in s.parameters), "")

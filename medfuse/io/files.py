@@ -83,6 +83,8 @@ def read(
             reading = Reading(wanted, frame, allow_gaps, allow_2d, units, fill_nan)
             return read_series(choose(found, series, wanted), reading)
         file, format = _only(volumes, place)
+        if series is not None:
+            raise SeriesError(f"expected a DICOM series, found {file.name}, which has none", "Leave out --series")
         if format == NIFTI:
             return _in_units(read_nifti(file, wanted, fill_nan, frame), units)
         if frame is not None:
