@@ -26,7 +26,7 @@ def interpolate(
     """The values of a volume at the voxels of another grid.
 
     Places are computed in float64, values in float32. Between a border voxel's centre and its outer face the value is
-    the voxel's.
+    the voxel's; of two opposite faces, the first is inside and the last is not.
 
     Args:
         array: (K, J, I), or (K, J, I, C).
@@ -44,7 +44,7 @@ def interpolate(
         MemoryError: The device has too little memory.
     """
     try:
-        values = torch.tensor(array, device=device).to(torch.float32)
+        values = torch.from_numpy(np.array(array, np.float32, order="C")).to(device)
         for axis, kernel in enumerate(kernels):
             if kernel is not None:
                 values = _convolved(values, axis, kernel.tolist())
@@ -73,7 +73,7 @@ def _at(values: Tensor, places: list[Tensor], outside: float) -> Tensor:
     inside = torch.ones_like(places[0], dtype=torch.bool)
     lower, upper, shares = [], [], []
     for place, count in zip(places, values.shape, strict=False):
-        inside &= (place >= -0.5) & (place <= count - 0.5)
+        inside &= (place >= -0.5) & (place < count - 0.5)  # as ITK has it
         floor = place.floor()
         shares.append((place - floor).to(torch.float32))
         lower.append(floor.long().clamp_(0, count - 1))

@@ -77,6 +77,18 @@ def test_images_that_are_too_small_are_refused() -> None:
         fsim(flat(0, 11, 48), flat(0, 11, 48))
 
 
+@pytest.mark.parametrize("size", [(41, 41), (64, 64), (160, 161), (257, 41)])
+def test_constant_images_have_no_phase_at_all(size: tuple[int, int]) -> None:
+    """What float32 makes of their mean is no structure: all pixels count alike."""
+    dark, light = (torch.full((1, 1, *size), value) for value in (0.1, 0.7))
+    assert phase_congruency(light, FSIM_MODEL).max() == 0
+    assert phase_congruency(light, PHASEPACK_MODEL).max() == 0
+    edge = light.clone()
+    edge[..., : size[1] // 2] = 0.1
+    assert phase_congruency(edge, FSIM_MODEL).max() > 0.5
+    assert fsim(dark, light).item() > 0.9
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(["standard", "paper"]))
 def test_fsim_is_symmetric_and_bounded(seed: int, convention) -> None:

@@ -249,6 +249,27 @@ def test_a_device_keeps_a_border_voxel_out_to_its_face(device: str, oblique_volu
         assert (there.array != -1000).sum() == 5 * 7 * 9
 
 
+def test_a_device_takes_the_same_one_of_two_opposite_faces(device: str) -> None:
+    volume = Volume(
+        np.full((10, 10, 10), 100, np.float32), Grid.from_axes((10,) * 3, (0, 0, 0), (4, 4, 4), AXIAL), Modality.PT
+    )
+    halves = Grid.from_axes((24,) * 3, (-4, -4, -4), (2, 2, 2), AXIAL)  # with centres on the faces
+    there, here = (resample(volume, halves, device=where) for where in (device, None))
+    np.testing.assert_array_equal(there.array, here.array)
+    assert (here.array > 0).sum() == 20**3
+
+
+@pytest.mark.parametrize("kind", ["turned round", ">f4", ">i2", np.longdouble])
+def test_a_device_takes_any_array(
+    device: str, oblique_volume: Volume, fixed: Grid, moved: Transform, kind: str
+) -> None:
+    array = oblique_volume.array
+    array = array[::-1, :, ::-1] if kind == "turned round" else array.astype(kind)
+    volume = replace(oblique_volume, array=array)
+    there, here = (resample(volume, fixed, moved, device=where) for where in (device, None))
+    np.testing.assert_allclose(there.array, here.array, atol=5e-4)
+
+
 def test_a_device_without_the_memory_leaves_it_to_simpleitk(
     monkeypatch: pytest.MonkeyPatch, oblique_volume: Volume, fixed: Grid, moved: Transform
 ) -> None:

@@ -13,7 +13,7 @@ from medfuse.align.transform import Transform, Warp, read_transform, write_trans
 from medfuse.align.warp import folding
 from medfuse.errors import OutputError, RegistrationError, UnsupportedImage
 from medfuse.grid import Grid
-from medfuse.itk import to_image
+from medfuse.itk import to_image, to_image_of
 from medfuse.volume import Modality, Volume
 
 GRID = Grid.from_axes((20, 32, 40), (-31.5, 44.25, 117.0), (6.0, 4.0, 3.0), oblique_direction())
@@ -89,6 +89,24 @@ def test_bending_after_a_turn_can_be_undone_too() -> None:
     there = Warp.from_itk(sitk.CompositeTransform([spline(6), RIGID]))
     points = Transform.from_itk(RIGID).inverse().apply(GRID.points_mm([(5, 9, 12), (10, 20, 30), (14, 8, 25)]))
     assert np.linalg.norm(there.inverse().apply(there.apply(points)) - points, axis=1).max() < 0.3
+
+
+@pytest.mark.parametrize("turn", [None, RIGID])
+def test_a_field_of_a_part_of_the_scan_is_undone_beyond_it_too(turn: sitk.Transform | None) -> None:
+    """Another program's field that ends at 0, alone or after a linear part; outside there is the linear part alone."""
+    pushed = np.zeros((*GRID.shape, 3))
+    pushed[..., 0] = 8 * np.prod(np.meshgrid(*map(np.hanning, GRID.shape), indexing="ij"), axis=0)
+    bent = sitk.DisplacementFieldTransform(to_image_of(pushed, GRID))
+    there = Warp.from_itk(bent if turn is None else sitk.CompositeTransform([turn, bent]))
+    lattice = np.array([GRID.shape])
+    inside, outside = GRID.points_mm(lattice * 0.5), GRID.points_mm(lattice * np.array([[-1], [-0.2], [1.3], [3]]))
+    outer = Transform.identity() if turn is None else Transform.from_itk(turn)
+    assert there.distance_mm(outer, inside).max() > 7
+    assert there.distance_mm(outer, outside).max() < 1e-9
+    assert there.distance_mm(there.linear, outside).max() > 0.2  # which is the best fit where it bends
+    back = there.inverse()
+    for points, tolerance in ((inside, 0.3), (outside, 1e-6)):
+        assert np.linalg.norm(back.apply(there.apply(points)) - points, axis=1).max() < tolerance
 
 
 def test_refuses_to_invert_what_folds() -> None:

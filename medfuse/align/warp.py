@@ -19,6 +19,8 @@ FINEST_MM = 2.0
 MOST_POINTS = 1_000_000
 #: How far there and back may miss a point for an inverse to be one.
 INVERSE_TOLERANCE_MM = 1.0
+#: How near two linear maps are one, and how far beyond the deformed space an inverse is looked at.
+SAME_MM, BEYOND_MM = 1e-6, 50.0
 #: Share of a B-spline's extent that is left out at each face, for ITK does not bend the faces themselves.
 RIM = 1e-4
 
@@ -97,7 +99,8 @@ class Warp:
         """From the moving volume's world to the fixed one's: the bending inverted as a displacement field.
 
         The field is inverted by fixed-point iteration (ITK's `InvertDisplacementFieldImageFilter`; Chen et al., Med.
-        Phys. 35(1), 2008), and the result is checked at points all over the deformed space.
+        Phys. 35(1), 2008), and the result is checked at points all over the deformed space. Outside that space, where a
+        transform of another program need not go on as it does inside, what is linear there is undone.
 
         Raises:
             RegistrationError: It cannot be inverted: there and back misses a point by more than
@@ -114,6 +117,14 @@ class Warp:
         bent = sitk.DisplacementFieldTransform(sitk.Image(inverted))
         inverse = Warp(back, sitk.CompositeTransform([bent, back.to_itk()]))
         points = _spread(whole)
+        outer = _outside(self.itk)
+        if outer.distance_mm(self.linear, whole.corners_mm).max() > SAME_MM:
+            reach_mm = outer.distance_mm(self, _faces(whole)).max()
+            moved = Warp(outer, sitk.CompositeTransform([inverse.itk, outer.to_itk()]))
+            near = sitk.DisplacementFieldTransform(_displacements(moved.itk, _sampled(_grown(whole, reach_mm))))
+            inverse = Warp(back, sitk.CompositeTransform([near, outer.inverse().to_itk()]))
+            if reach_mm < INVERSE_TOLERANCE_MM:
+                points = np.concatenate([points, _spread(_grown(whole, BEYOND_MM))])
         missed = float(np.linalg.norm(inverse.apply(self.apply(points)) - points, axis=1).max())
         if not missed <= INVERSE_TOLERANCE_MM:
             raise RegistrationError(
@@ -161,8 +172,12 @@ def _mapped(itk: sitk.Transform, points_mm: NDArray[np.float64]) -> NDArray[np.f
 
 def _bending(warp: Warp, grid: Grid) -> sitk.Image:
     """What a warp does before its linear part: an image of displacements in LPS mm, at the voxels of a grid."""
+    return _displacements(sitk.CompositeTransform([warp.linear.inverse().to_itk(), warp.itk]), grid)
+
+
+def _displacements(itk: sitk.Transform, grid: Grid) -> sitk.Image:
     return sitk.TransformToDisplacementField(
-        sitk.CompositeTransform([warp.linear.inverse().to_itk(), warp.itk]),
+        itk,
         sitk.sitkVectorFloat64,
         grid.shape[::-1],
         grid.origin_mm.tolist(),
@@ -187,10 +202,33 @@ def _sampled(grid: Grid) -> Grid:
     return Grid.from_axes((k, j, i), grid.origin_mm, spacing, grid.direction)
 
 
+def _grown(grid: Grid, margin_mm: float) -> Grid:
+    """A grid with voxels of the same size added on all sides."""
+    margin = np.ceil(margin_mm / np.array(grid.spacing_mm)).astype(int)
+    k, j, i = (np.array(grid.shape) + 2 * margin).tolist()
+    return Grid.from_axes((k, j, i), grid.points_mm([-margin])[0], grid.spacing_mm, grid.direction)
+
+
+def _faces(grid: Grid) -> NDArray[np.float64]:
+    """Points all over the faces of a grid, (N, 3); a little inside, for ITK does not bend the faces themselves."""
+    shares = np.stack(np.meshgrid(*[np.linspace(RIM, 1 - RIM, 20)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    on_face = ((shares == RIM) | (shares == 1 - RIM)).any(axis=1)
+    return grid.points_mm(shares[on_face] * (np.array(grid.shape) - 1))
+
+
 def _spread(grid: Grid) -> NDArray[np.float64]:
     """Points all over a grid, 20 along each axis at most, shape (N, 3)."""
     axes = [np.linspace(0, n - 1, min(n, 20)) for n in grid.shape]
     return grid.points_mm(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
+
+
+def _outside(itk: sitk.Transform) -> Transform:
+    """What a transform is where none of its B-splines and displacement fields is: its linear parts alone."""
+    outer = Transform.identity()
+    for part in _parts(itk):
+        if part.IsLinear():
+            outer = Transform(Transform.from_itk(part).moving_from_fixed @ outer.moving_from_fixed)
+    return outer
 
 
 def _deformed(itk: sitk.Transform) -> Grid:
