@@ -21,13 +21,21 @@ from PIL import Image
 from medfuse.benchmark import CONTROLS, Outputs, Statistic, Table, check_volumes, run, score_result
 from medfuse.benchmark.run import find_pairs
 from medfuse.color import Window, apply_palette
-from medfuse.errors import GeometryError, GridMismatch, InputError, OutputError, UnreadableFile, UnsupportedImage
+from medfuse.errors import (
+    GeometryError,
+    GridMismatch,
+    InputError,
+    OutputError,
+    SeriesError,
+    UnreadableFile,
+    UnsupportedImage,
+)
 from medfuse.fusion import Engine, display_of
 from medfuse.fusion.weights import convert, to_bytes
-from medfuse.io.files import write
+from medfuse.io.files import read, write
 from medfuse.io.pictures import read_picture, write_picture
 from medfuse.metrics import MEASURES, SAFETY, background_error, flicker, score, score_safety, score_stack
-from medfuse.pipeline import fuse
+from medfuse.pipeline import fuse, write_fused
 from medfuse.volume import Modality
 
 ROWS, COLUMNS = 48, 56
@@ -689,6 +697,34 @@ def test_volumes_on_another_grid_are_a_geometry_error(volumes: Path) -> None:
     for name, match in (("short", "of 6 × 44 × 45 against 6 × 44 × 46 voxels"), ("shifted", "at another place")):
         with pytest.raises(GeometryError, match=f"the functional one {match}"):
             score_result(volumes / "fused_ct.nii.gz", volumes / "mr.nii.gz", volumes / f"{name}_ct.nii.gz")
+
+
+def test_a_volume_is_measured_through_the_windows_it_was_fused_with(volumes: Path, tmp_path: Path) -> None:
+    mr, pet = read(volumes / "mr.nii.gz"), read(volumes / "pet.nii.gz")
+    words = {"window": "1:3", "structural_window": "5%:80%", "palette": "PET"}
+    write(fuse(mr, pet, method="average", device="cpu", **words), tmp_path / "so.nii.gz")
+    paths = (tmp_path / "so.nii.gz", volumes / "mr.nii.gz", volumes / "pet.nii.gz")
+    told, named = score_result(*paths, device="cpu"), score_result(*paths, device="cpu", **words)
+    assert told.to_json() == named.to_json()
+    (tmp_path / "so.json").unlink()
+    assert score_result(*paths, device="cpu").to_json() != named.to_json()
+    with pytest.raises(UnsupportedImage, match="expected a CT in HU for the window brain, found PT in SUV"):
+        score_result(*paths, device="cpu", window="brain")
+
+
+def test_grey_as_dicom_is_measured_as_it_is_in_nifti(volumes: Path, tmp_path: Path) -> None:
+    """Also where another series lies in its folder."""
+    mr, ct = read(volumes / "mr.nii.gz"), read(volumes / "ct.nii.gz")
+    write_fused(fuse(mr, ct, method="average", device="cpu"), tmp_path / "out", "both", moved=ct)
+    sources = (volumes / "mr.nii.gz", volumes / "ct.nii.gz")
+    stored = score_result(tmp_path / "out/dicom", *sources, series=("1000", None, None), device="cpu")
+    exact = score_result(tmp_path / "out/fused.nii.gz", *sources, device="cpu")
+    for name in ("SSIM", "PSNR", "VIF"):
+        assert stored.statistic(name).mean == pytest.approx(exact.statistic(name).mean, rel=0.01)
+    with pytest.raises(SeriesError, match="expected one series, found 2"):
+        score_result(tmp_path / "out/dicom", *sources, device="cpu")
+    with pytest.raises(ValueError, match="series for volumes only"):
+        score_result(*[tmp_path / "a.png"] * 3, series=("1", None, None))
 
 
 def test_what_is_no_result_is_refused(volumes: Path) -> None:

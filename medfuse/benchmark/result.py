@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import Dataset
 
 from medfuse.benchmark.measuring import SLICES_AT_ONCE, Planes, Shown, Values, check_shown, measure_planes
 from medfuse.benchmark.table import SIDES, Safety, Statistic, described, heading, markdown, measures_of, number
@@ -16,9 +17,12 @@ from medfuse.color import Percentiles, Window
 from medfuse.devices import choose_device
 from medfuse.errors import GridMismatch, UnsupportedImage
 from medfuse.fusion import DEFAULT_PALETTE, Display, display_of
+from medfuse.io.dicom_header import words
+from medfuse.io.dicom_slices import FUSED_MAX
 from medfuse.io.files import read
 from medfuse.io.pictures import is_picture, read_picture
 from medfuse.metrics import MEASURES, Convention
+from medfuse.pipeline import to_window
 from medfuse.volume import Volume
 
 #: How far a fused volume may leave [0, 1]; interpolation and rounding do, a little.
@@ -109,9 +113,10 @@ def score_result(
     functional: Path,
     *,
     convention: Convention = "standard",
-    window: Window | Percentiles | None = None,
-    structural_window: Window | Percentiles | None = None,
-    palette: str = DEFAULT_PALETTE,
+    window: str | Window | Percentiles | None = None,
+    structural_window: str | Window | Percentiles | None = None,
+    palette: str | None = None,
+    series: tuple[str | None, str | None, str | None] = (None, None, None),
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Result:
@@ -122,9 +127,11 @@ def score_result(
         structural: The structural source, as it was fused.
         functional: The functional one.
         convention: That of the measures.
-        window: Of a functional volume, the one it was fused with; None for its default.
+        window: Of a functional volume, the one it was fused with, as for `medfuse.fuse`; None for the one that the
+            fused volume's history names, or else its default.
         structural_window: Of a structural volume, likewise.
         palette: Of a functional volume that shows uptake, likewise.
+        series: Of each of the three, as for `medfuse.read`, where a DICOM folder holds several.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         progress: Called with (slices done, slices).
 
@@ -138,11 +145,13 @@ def score_result(
     paths = (fused, structural, functional)
     chosen = choose_device(device)
     if any(is_picture(path) for path in paths):
-        if window or structural_window:
-            raise ValueError("expected windows for volumes only, got one for images")
+        for what, given in (("windows", window or structural_window), ("series", any(series))):
+            if given:
+                raise ValueError(f"expected {what} for volumes only, got one for images")
         shown, kept = _read_pictures(paths), np.array([True])
     else:
-        shown = _read_volumes(paths, structural_window, window, palette)
+        volumes = tuple(read(path, series=name) for path, name in zip(paths, series, strict=True))
+        shown = _shown(volumes, structural_window, window, palette)
         kept = np.any([_varied(luminance) for luminance, _ in shown[1:]], axis=0)
     if not kept.any():
         raise UnsupportedImage("expected something in a source, found every slice of both empty", "Check the windows")
@@ -173,14 +182,14 @@ def _read_pictures(paths: tuple[Path, ...]) -> list[Shown]:
     return [(one.luminance[None], None if one.chroma is None else one.chroma[None]) for one in pictures]
 
 
-def _read_volumes(
-    paths: tuple[Path, ...],
-    structural_window: Window | Percentiles | None,
-    window: Window | Percentiles | None,
-    palette: str,
+def _shown(
+    volumes: tuple[Volume, ...],
+    structural_window: str | Window | Percentiles | None,
+    window: str | Window | Percentiles | None,
+    palette: str | None,
 ) -> list[Shown]:
     """Three volumes on one grid as luminances (K, J, I) each, with their chroma."""
-    fused, structural, functional = (read(path) for path in paths)
+    fused, structural, functional = volumes
     for name, volume in (("structural", structural), ("functional", functional)):
         if not volume.grid.matches(fused.grid):
             shapes = [" × ".join(map(str, one.grid.shape)) for one in (volume, fused)]
@@ -193,13 +202,29 @@ def _read_volumes(
                 f"expected the sources on the grid of the result, found the {name} one {found}",
                 "Resample the sources to the result's grid first (in Python: medfuse.resample)",
             )
+    palette = palette or _told(fused, "functional", functional).get("palette") or DEFAULT_PALETTE
+    windows = [
+        to_window(choice or _told(fused, side, volume).get("window"), volume)
+        for choice, side, volume in (
+            (structural_window, "structural", structural),
+            (window, "functional", functional),
+        )
+    ]
     displays = (
         _display_of_result(fused),
-        display_of(structural, functional=False, window=structural_window),
-        display_of(functional, functional=True, window=window, palette=palette),
+        display_of(structural, functional=False, window=windows[0]),
+        display_of(functional, functional=True, window=windows[1], palette=palette),
     )
-    volumes = (fused, structural, functional)
     return [display.show(volume.array) for display, volume in zip(displays, volumes, strict=True)]
+
+
+def _told(fused: Volume, side: str, volume: Volume) -> Mapping[str, Any]:
+    """What a result's history says of how a source was shown, if that was one in the same unit, and not colour."""
+    fusion = next((step.parameters for step in reversed(fused.history) if step.name == "fuse"), {})
+    told = fusion.get(side)
+    if not isinstance(told, Mapping) or told.get("unit") != volume.unit.value or volume.is_color:
+        return {}
+    return told
 
 
 def _display_of_result(fused: Volume) -> Display:
@@ -207,6 +232,8 @@ def _display_of_result(fused: Volume) -> Display:
     if fused.is_color:
         return Display(None, None)
     lowest, highest = float(fused.array.min()), float(fused.array.max())
+    if highest > 1 + OVERSHOOT and "FUSED" in words(fused.source.header or Dataset(), "ImageType"):
+        return Display(Window(0, FUSED_MAX), None)
     if not (lowest >= -OVERSHOOT and highest <= 1 + OVERSHOOT):
         raise UnsupportedImage(
             f"expected a fused volume in colour or in [0, 1], found values from {lowest:g} to {highest:g}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
-from medfuse.cli.options import As_json
+from medfuse.cli.options import As_json, SeriesOf
 from medfuse.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -21,15 +21,19 @@ def score(
     structural: Annotated[Path, typer.Argument(metavar="A", help="The structural source, likewise.")],
     functional: Annotated[Path, typer.Argument(metavar="B", help="The functional source, likewise.")],
     convention: Annotated[str, typer.Option(help="How to measure: standard or paper.")] = "standard",
-    window: Annotated[str | None, typer.Option(help="Of volumes: the window that B was fused with.")] = None,
-    structural_window: Annotated[str | None, typer.Option(help="Of volumes: the window of A.")] = None,
-    palette: Annotated[str, typer.Option(help="Of volumes: the palette that B was fused with.")] = "HOT_IRON",
+    window: Annotated[
+        str | None, typer.Option(help="Of volumes: the window that B was fused with; default as FUSED's history says.")
+    ] = None,
+    structural_window: Annotated[str | None, typer.Option(help="Of volumes: the window of A, likewise.")] = None,
+    palette: Annotated[str | None, typer.Option(help="Of volumes: the palette of B, likewise, or HOT_IRON.")] = None,
+    fused_series: SeriesOf = None,
+    structural_series: SeriesOf = None,
+    functional_series: SeriesOf = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: As_json = False,
 ) -> None:
     """Measure one result against its two sources. Three images, or three volumes on one grid, slice by slice."""
     from medfuse.benchmark import score_result
-    from medfuse.color import parse_window
 
     with usage_errors(), progress_bars() as progress:
         result = score_result(
@@ -37,9 +41,10 @@ def score(
             structural,
             functional,
             convention=cast("Convention", convention),
-            window=parse_window(window) if window else None,
-            structural_window=parse_window(structural_window) if structural_window else None,
+            window=window,
+            structural_window=structural_window,
             palette=palette,
+            series=(fused_series, structural_series, functional_series),
             device=device,
             progress=partial(progress, "measuring"),
         )
