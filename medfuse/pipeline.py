@@ -400,10 +400,13 @@ def to_window(choice: str | Window | Percentiles | None, volume: Volume) -> Wind
 
     Raises:
         ValueError: The text is no window.
+        TypeError: It is neither text nor a window.
         UnsupportedImage: It names a CT window, and the volume is not in HU.
     """
-    if not isinstance(choice, str):
+    if choice is None or isinstance(choice, Window | Percentiles):
         return choice
+    if not isinstance(choice, str):
+        raise TypeError(f"expected a window as text, Window or Percentiles, got {type(choice).__name__}")
     if choice in CT_WINDOWS and volume.unit is not Unit.HU:
         raise UnsupportedImage(
             f"expected a CT in HU for the window {choice}, found {volume.modality.value} in {volume.unit.value}",

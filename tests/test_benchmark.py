@@ -602,6 +602,9 @@ def test_methods_on_a_pair_of_volumes() -> None:
             == background_error(*(one[:, None] for one in (fused, *shown))).max()
         )
     assert table.safety_of("hue 99.9 %", "copy functional").worst == 0
+    words = check_volumes(mr, pet, "average", device="cpu", window="0:3")
+    objects = check_volumes(mr, pet, "average", device="cpu", window=Window(0, 3))
+    assert words.to_markdown() == objects.to_markdown() != table.to_markdown()
     assert table.to_markdown().startswith("6 slices; mean and worst slice\n\n| measure | average | copy structural |")
 
 

@@ -239,8 +239,9 @@ def test_windows_may_be_text_or_objects(mr: Volume, pet: Volume, rule: Engine) -
     same = fuse(mr, pet, window=Window(1, 4), structural_window=Window(0, 900), engine=rule)
     assert np.array_equal(text.array, same.array)
     assert text.history[-1].parameters["functional"]["window"] == "1:4"
-    with pytest.raises(ValueError, match="expected a window"):
-        fuse(mr, pet, window="narrow", engine=rule)
+    for wrong in ("narrow", (0, 10)):
+        with pytest.raises((ValueError, TypeError), match="expected a window"):
+            fuse(mr, pet, window=wrong, engine=rule)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from medfuse.benchmark.table import Safety, heading, markdown, measures_of
 from medfuse.color import Percentiles, Window
 from medfuse.devices import choose_device
 from medfuse.fusion import DEFAULT_PALETTE, display_of, leaving_color, modality_beside
+from medfuse.pipeline import to_window
 from medfuse.volume import Volume
 
 #: Called with (what is being done, done, total).
@@ -51,8 +52,8 @@ def check_volumes(
     functional: Volume,
     methods: str = "all",
     *,
-    window: Window | Percentiles | None = None,
-    structural_window: Window | Percentiles | None = None,
+    window: str | Window | Percentiles | None = None,
+    structural_window: str | Window | Percentiles | None = None,
     palette: str = DEFAULT_PALETTE,
     device: str = "auto",
     progress: Progress | None = None,
@@ -91,8 +92,8 @@ def check_volumes(
 def shown_together(
     structural: Volume,
     functional: Volume,
-    window: Window | Percentiles | None = None,
-    structural_window: Window | Percentiles | None = None,
+    window: str | Window | Percentiles | None = None,
+    structural_window: str | Window | Percentiles | None = None,
     palette: str = DEFAULT_PALETTE,
 ) -> tuple[Shown, Shown]:
     """Two volumes in one world as `medfuse.fuse` shows them, on the grid of the structural one.
@@ -105,8 +106,8 @@ def shown_together(
         palette: Of a functional volume that shows uptake.
     """
     displays = (
-        display_of(structural, functional=False, window=structural_window),
-        display_of(functional, functional=True, window=window, palette=palette),
+        display_of(structural, functional=False, window=to_window(structural_window, structural)),
+        display_of(functional, functional=True, window=to_window(window, functional), palette=palette),
     )
     if not functional.grid.matches(structural.grid):
         functional = resample(functional, structural.grid)

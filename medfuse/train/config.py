@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import InputError
-from medfuse.values import content_of, items, kind_of, or_none, required, text, truth, whole
+from medfuse.values import content_of, items, kind_of, number, or_none, required, text, truth, whole
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -68,7 +68,7 @@ class Config:
         learning_rate: Peak of a one-cycle schedule (Adam).
         freeze_statistics_after: Share of the steps after which batch norm keeps its running statistics, as it will
             when the network is used; the rest of the training adapts to them.
-        seed: Of initial weights, crops and order.
+        seed: Of initial weights, crops and order; below 2³².
         only: A part of the network that learns only if it is asked for ("refinement" of Duet): it alone then, the rest
             stays as it is. None for the rest.
         clip_norm: Gradients longer than this are shortened to it.
@@ -115,7 +115,7 @@ class Config:
             "steps": self.steps >= 1,
             "learning_rate": isfinite(self.learning_rate) and self.learning_rate > 0,
             "freeze_statistics_after": 0 <= self.freeze_statistics_after <= 1,
-            "seed": self.seed >= 0,
+            "seed": 0 <= self.seed < 2**32,
             "clip_norm": self.clip_norm > 0,
             "precision": self.precision in PRECISIONS,
             "report_every": self.report_every >= 1,
@@ -156,7 +156,12 @@ def _pairs(value: Any) -> tuple[PairSet, ...]:
 
 
 def _weights(value: Any) -> dict[str, float]:
-    return {str(name): float(weight) for name, weight in value.items()}
+    return {str(name): _float(weight) for name, weight in value.items()}
+
+
+def _float(value: Any) -> float:
+    """A number, also as text, for YAML takes 1e-3 for text; true is none."""
+    return number(value) if isinstance(value, bool) else float(value)
 
 
 def _are_amounts(weights: dict[str, float]) -> bool:
@@ -188,11 +193,11 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "crop": whole,
     "batch": whole,
     "steps": whole,
-    "learning_rate": float,
-    "freeze_statistics_after": float,
+    "learning_rate": _float,
+    "freeze_statistics_after": _float,
     "seed": whole,
     "only": or_none(text),
-    "clip_norm": float,
+    "clip_norm": _float,
     "precision": text,
     "report_every": whole,
     "validation_images": whole,
