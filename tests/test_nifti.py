@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -178,6 +179,34 @@ def test_a_damaged_qform_is_told_and_a_damaged_sform_refused(tmp_path: Path) -> 
     path.write_bytes(whole[:272] + np.float32(np.inf).tobytes() + whole[276:])  # qoffset_y
     with pytest.raises(UnreadableFile, match=r"as qform \(scanner\) in x\.nii.*position in the patient is unknown"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "match"),
+    [
+        (
+            108,
+            struct.pack("<f", 0),
+            r"voxels behind the header of x\.nii \(vox_offset of at least 352\), found them at 0",
+        ),
+        (88, struct.pack("<f", 0), r"expected finite numbers as qform \(scanner\)"),
+        (254, struct.pack("<h", 6), "expected 0 to 5 as sform_code of x.nii, found 6"),
+        (252, struct.pack("<h", -1), "expected 0 to 5 as qform_code of x.nii, found -1"),
+    ],
+)
+def test_what_nibabel_would_repair_is_refused_without_a_word_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], at: int, value: bytes, match: str
+) -> None:
+    image = nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(4, 5, 6), np.diag((1, 1, 2, 1)))
+    image.set_sform(None, 0)
+    image.set_qform(np.diag((1, 1, 2, 1)), 1)
+    nib.save(image, tmp_path / "x.nii")
+    content = bytearray((tmp_path / "x.nii").read_bytes())
+    content[at : at + len(value)] = value
+    (tmp_path / "x.nii").write_bytes(content)
+    with pytest.raises(UnreadableFile, match=match):
+        read_nifti(tmp_path / "x.nii")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_sform_and_qform_the_position_is_not_made_up(tmp_path: Path) -> None:

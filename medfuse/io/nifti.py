@@ -11,10 +11,12 @@ space" and "units of spatial and temporal dimensions".)
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 import warnings
 import zlib
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,7 +198,6 @@ def _open(path: Path, stack: ExitStack) -> tuple[Any, Any]:
     """
     import nibabel as nib
     from nibabel.fileholders import FileHolder
-    from nibabel.imageglobals import LoggingOutputSuppressor
 
     start = start_of(path)
     image_path = image_beside(path)
@@ -204,14 +205,43 @@ def _open(path: Path, stack: ExitStack) -> tuple[Any, Any]:
     kinds = (nib.Nifti1Image, nib.Nifti2Image) if image_path == path else (nib.Nifti1Pair, nib.Nifti2Pair)
     try:
         streams = {"header": _stream(path, stack), "image": _stream(image_path, stack)}
-        with LoggingOutputSuppressor():
+        stated = kinds[version_2].header_class.from_fileobj(streams["header"], check=False)
+        streams["header"].seek(0)
+        with _without_log():
             image = kinds[version_2].from_file_map({key: FileHolder(fileobj=file) for key, file in streams.items()})
     except Exception as error:
         raise UnreadableFile(
             f"expected a NIfTI file, found {path.name} damaged ({type(error).__name__})",
             "Copy or convert the file again",
         ) from error
+    if image_path == path and image.dataobj.offset < stated.single_vox_offset:
+        raise UnreadableFile(
+            f"expected voxels behind the header of {path.name} (vox_offset of at least {stated.single_vox_offset}), "
+            f"found them at {image.dataobj.offset}",
+            "Convert it again from its source",
+        )
+    for form in ("sform_code", "qform_code"):
+        if not 0 <= (code := int(stated[form])) <= max(_CODES):
+            raise UnreadableFile(
+                f"expected 0 to {max(_CODES)} as {form} of {path.name}, found {code}, so it is not known what states "
+                "where it lies in the patient",
+                "Convert it again from its source, with the orientation kept",
+            )
+    image.header["pixdim"][1:4][stated["pixdim"][1:4] == 0] = 0  # nibabel puts 1 there
     return image, streams["image"]
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Keep what nibabel logs of a header off the screen, where Python puts what no handler takes."""
+    from nibabel.imageglobals import logger
+
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _stream(path: Path, stack: ExitStack) -> Any:
@@ -300,7 +330,9 @@ def _form(image: Any, which: str) -> tuple[NDArray[np.float64] | None, str] | No
     code = int(image.header[f"{which}_code"])
     if code == 0:
         return None
-    named = f"{which} ({_CODES.get(code, f'code {code}')})"
+    named = f"{which} ({_CODES[code]})"
+    if which == "qform" and not image.header["pixdim"][1:4].all():
+        return None, named
     try:
         with np.errstate(all="ignore"):
             return np.asarray(getattr(image, f"get_{which}")(), dtype=np.float64), named
