@@ -91,6 +91,37 @@ def test_without_rules_uptake_lies_on_mr_and_so_does_ct(folder: Folder) -> None:
     assert folder.pairs() == [("uptake-on-mr", 3, 2), ("ct-on-mr", 3, 1)]
 
 
+@pytest.mark.parametrize("name", ["Smith^A", "Dixon^A", "Post^A"])
+def test_a_description_is_matched_whole_whatever_the_patient_is_called(folder: Folder, name: str) -> None:
+    folder.add(1, MR, description="T1 VIBE DIXON", PatientName=name)
+    folder.add(2, MR, slices=9, description="T1 VIBE DIXON POST GD", PatientName=name)
+    folder.add(9, PT, PatientName=name)
+    assert folder.pairs(rule({"description": "dixon", "not_description": "post"})) == [("one", 1, 9)]
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_each_volume_of_a_series_is_judged_by_its_own_header(folder: Folder, first: int) -> None:
+    """A diffusion series that holds its ADC map, which the rules leave out, whichever file comes first."""
+    kinds = {first: ["ORIGINAL", "PRIMARY", "DWI", "NONE"], 3 - first: ["DERIVED", "PRIMARY", "ADC", "NONE"]}
+    for number, kind in kinds.items():
+        folder.add(number, MR, ImageType=kind, SeriesInstanceUID="1.2.826.0.1.7", SeriesNumber=1)
+    folder.add(9, PT)
+    (match,) = folder.find().matches
+    assert match.structural.is_original
+    assert "DWI" in match.structural.header.ImageType
+    assert "image type ADC" in folder.reasons()[1]
+
+
+@pytest.mark.parametrize("modality", [PT, CT])
+def test_of_several_that_could_be_laid_on_a_scan_one_of_its_frame_goes_before_a_longer_one(
+    folder: Folder, modality: Modality
+) -> None:
+    folder.add(1, MR, slices=9)
+    folder.add(2, modality)
+    folder.add(3, modality, slices=12, frame="1.2.826.0.1.999.2")
+    assert [pair[1:] for pair in folder.pairs()] == [(1, 2)]
+
+
 def test_without_an_mr_uptake_lies_on_ct(folder: Folder) -> None:
     folder.add(1, CT)
     folder.add(2, PT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from pydicom import Dataset
 
 from medfuse.errors import MedfuseError, UnreadableFile
 from medfuse.io.dicom_header import damage_in, read_dataset, word, words
+from medfuse.io.dicom_read import parts
 from medfuse.io.dicom_series import Scan, Series, files_below, scan
 from medfuse.io.inspection import SeriesInfo, inspect_series
 from medfuse.pacs.rules import Criteria, Fusion, Rule, Rules
@@ -28,6 +29,7 @@ class Candidate:
     Args:
         series: The images.
         info: What they are, from headers.
+        header: Of its first image; a series may hold several volumes.
         reason: Why it is never one of a pair; "" where it may be.
 
     Its repr shows no header.
@@ -35,6 +37,7 @@ class Candidate:
 
     series: Series
     info: SeriesInfo
+    header: Dataset
     reason: str = ""
 
     def __repr__(self) -> str:
@@ -58,9 +61,9 @@ class Candidate:
     @property
     def made(self) -> datetime | None:
         """When it was acquired, or the series begun; None where no header says."""
-        header = self.series.header
         for what in ("Acquisition", "Series"):
-            day, time = word(header, f"{what}Date"), word(header, f"{what}Time").partition(".")[0] or "000000"
+            day, time = word(self.header, f"{what}Date"), word(self.header, f"{what}Time")
+            time = time.partition(".")[0] or "000000"
             try:
                 return datetime.strptime(f"{day}{time:0<6.6}", "%Y%m%d%H%M%S")
             except ValueError:
@@ -70,12 +73,12 @@ class Candidate:
     @property
     def is_attenuation_corrected(self) -> bool:
         """Whether PET says that it is (PS3.3 section C.8.9.1.1.6)."""
-        return "ATTN" in words(self.series.header, "CorrectedImage")
+        return "ATTN" in words(self.header, "CorrectedImage")
 
     @property
     def is_original(self) -> bool:
         """Whether the images are not computed from others (PS3.3 section C.7.6.1.1.2)."""
-        return "DERIVED" not in words(self.series.header, "ImageType")
+        return "DERIVED" not in words(self.header, "ImageType")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,14 +146,16 @@ def _job(match: Match) -> tuple[str, str, Fusion]:
 def _candidates(series: Series) -> list[Candidate]:
     """The volumes of a series, each with the reason for which it is never paired."""
     made_here = _is_made_here(series)
-    found = []
-    for info in inspect_series(series):
+    infos, found = inspect_series(series), []
+    several = parts(series) if len(infos) > 1 else ()
+    headers = [part.frames[0][0].header for part in several] or [series.header]
+    for info, header in zip(infos, headers, strict=True):
         reason = "a result of medfuse" if made_here else "" if info.usable else str(info.reason)
         if not reason and info.frames:
             reason = f"{len(info.frames)} time points, of which rules choose none"
         if not reason and info.unit == Unit.RGB.value:
             reason = "a colour series"
-        found.append(Candidate(series, info, reason))
+        found.append(Candidate(series, info, header, reason))
     return found
 
 
@@ -180,16 +185,17 @@ def _matches(rule: Rule, candidates: list[Candidate], taken: set[str]) -> list[M
             for one in functional
             if one.study == study and one.name not in taken and any(_in_scope(rule, one, other) for other in structural)
         ]
-        for moving in _chosen(with_partner, rule.functional.choose):
+        near = [one for one in structural if any(_in_scope(rule, other, one) for other in with_partner)]
+        for moving in _chosen(with_partner, rule.functional.choose, near):
             partners = [one for one in structural if _in_scope(rule, moving, one)]
-            found += [Match(rule, fixed, moving) for fixed in _chosen(partners, rule.structural.choose, moving)]
+            found += [Match(rule, fixed, moving) for fixed in _chosen(partners, rule.structural.choose, [moving])]
     return found
 
 
 def refusal(candidate: Candidate, criteria: Criteria) -> str:
     """Why a candidate does not meet criteria; "" where it does."""
-    info, text = candidate.info, candidate.info.description or ""
-    kinds = {kind.upper() for kind in words(candidate.series.header, "ImageType")}
+    info, text = candidate.info, word(candidate.header, "SeriesDescription")  # whole, as nothing of it is told
+    kinds = {kind.upper() for kind in words(candidate.header, "ImageType")}
     excluded = sorted(kinds.intersection(criteria.exclude_image_types))
     fewest, most = criteria.min_slices, criteria.max_slices
     checks = {
@@ -226,7 +232,7 @@ def _days(one: Candidate, other: Candidate) -> int | None:
     return abs((one.made.date() - other.made.date()).days)
 
 
-def _chosen(candidates: list[Candidate], choose: str, beside: Candidate | None = None) -> list[Candidate]:
+def _chosen(candidates: list[Candidate], choose: str, beside: Sequence[Candidate]) -> list[Candidate]:
     """Those to take of the candidates that fit.
 
     Args:
@@ -234,24 +240,22 @@ def _chosen(candidates: list[Candidate], choose: str, beside: Candidate | None =
         choose: "all"; "latest"; "most-slices"; or "best": of the same study as its partner, in its frame of reference,
             nearest in days; attenuation corrected; original; then with most slices. Where they are alike, the later and
             then the one with the lower series number goes before.
-        beside: The partner, where it is known.
+        beside: The partner, or those that it may get, of which the nearest counts.
     """
     if choose == "all" or len(candidates) < 2:
         return candidates
     ranks = {"latest": (_latest,), "most-slices": (_slices, _latest), "best": (_slices, _latest)}[choose]
 
     def rank(one: Candidate) -> tuple[float, ...]:
-        near = _nearness(one, beside) if choose == "best" else ()
+        near = max(_nearness(one, other) for other in beside) if choose == "best" else ()
         return (*near, *(by(one) for by in ranks), -(one.series.number or 0))
 
     return [max(candidates, key=rank)]
 
 
-def _nearness(one: Candidate, beside: Candidate | None) -> tuple[float, ...]:
+def _nearness(one: Candidate, beside: Candidate) -> tuple[float, ...]:
     """How near a candidate is to its partner, most important first; larger is nearer."""
     made = float(one.is_attenuation_corrected), float(one.is_original)
-    if beside is None:
-        return made
     frames = one.info.frame_of_reference, beside.info.frame_of_reference
     days = _days(one, beside)
     apart = float("inf") if days is None else days
