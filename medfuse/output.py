@@ -87,6 +87,8 @@ def check_target(target: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
 
 
 def _check_target(target: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        target.stat()
     for path in (Path(os.path.realpath(path)) for path in inputs):
         if path.is_relative_to(target) or (target.is_relative_to(path) and target.exists()):
             raise OutputError(

@@ -103,7 +103,7 @@ def fuse(
                 method, strategy, device, weights, threads=threads, precision=precision, memory_mib=memory_mib
             )
     target = _target(structural, functional, grid)
-    is_functional = target is functional.grid and target is not structural.grid
+    is_functional = grid == "functional" or (target is functional.grid and target is not structural.grid)
     engine.check_memory(target.shape)
     if not isinstance(transform, Alignment):
         transform = align(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import struct
+import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +16,7 @@ import SimpleITK as sitk
 from agreement import assert_agrees_with_nifti, assert_grid_is_of_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nibabel.imageglobals import logger
 
 from medfuse.errors import (
     GeometryError,
@@ -207,6 +210,18 @@ def test_what_nibabel_would_repair_is_refused_without_a_word_of_its_own(
     with pytest.raises(UnreadableFile, match=match):
         read_nifti(tmp_path / "x.nii")
     assert capfd.readouterr() == ("", "")
+
+
+def test_threads_leave_nibabels_log_as_it_was(oblique_volume: Volume, tmp_path: Path) -> None:
+    write_nifti(oblique_volume, tmp_path / "x.nii")
+    level, interval = logger.level, sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: read_nifti(tmp_path / "x.nii"), range(100)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert logger.level == level
 
 
 def test_without_sform_and_qform_the_position_is_not_made_up(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ FAILED = b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value"
     [
         (302, {"Location": "/login"}, b""),
         (301, {"Location": "/moved"}, b""),
+        (302, {}, b""),
         (200, {"Content-Type": "text/html"}, b"<html>Please log in</html>"),
         (200, {}, b"ok"),
         (200, {"Content-Type": "application/dicom+xml"}, b"<x"),
@@ -136,6 +137,16 @@ def test_the_media_type_of_an_answer_may_name_its_character_set(tmp_path: Path) 
     file = instance(tmp_path, "a", 0)
     with strange(202, {"Content-Type": "application/dicom+json; charset=utf-8"}, FAILED) as web:
         assert list(offer([file], web)) == [(file, "reason 0110")]
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_service_may_be_at_another_place(tmp_path: Path, status: int) -> None:
+    file = instance(tmp_path, "a", 0)
+    with (
+        service(refusals=[(200, 0)]) as there,
+        strange(status, {"Location": f"{there.url}/studies"}, b"") as here,
+    ):
+        assert list(offer([file], here)) == [(file, "")]
 
 
 @contextmanager

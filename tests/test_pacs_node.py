@@ -187,6 +187,27 @@ def test_what_was_fused_is_sent_when_the_last_attempt_crashes(start: Started, ar
     assert len(archive.received) == RESULTS
 
 
+def test_a_crash_that_finished_nothing_leaves_what_was_delivered_known(
+    start: Started, archive: Archive, tmp_path: Path
+) -> None:
+    crashes = False
+
+    def fuse(source: Path, out: Path) -> Outcome:
+        if crashes:
+            raise WorkFailed("the process that fused ended with -9")
+        return stand_in(source, out)
+
+    node = start(fuse=fuse)
+    list(send([instance(tmp_path, "a", 0)], us(node)))
+    wait_for(is_in(node, "done"))
+    crashes = True
+    list(send([instance(tmp_path, "a", 1)], us(node)))
+    wait_for(is_in(node, "dead"))
+    (entry,) = node.queue.entries()
+    assert (entry.sent, entry.note) == (RESULTS, "the process that fused ended with -9")
+    assert node.queue.is_ours(archive.received[0][0])
+
+
 def test_a_study_for_a_destination_of_another_name_is_dead_and_can_be_sent_to_the_new_one(
     archive: Archive, tmp_path: Path
 ) -> None:

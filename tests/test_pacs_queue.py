@@ -245,6 +245,10 @@ def test_deliveries_to_a_destination_that_is_no_more_end(queue: Queue) -> None:
     assert state(queue) == "sending"
     errand = queue.errand("one")
     assert errand is not None
+    queue.undelivered(errand, "one", "away", 3600)
+    assert queue.retry(errand.id, ["one"]) == "sending"  # the one there is, at once
+    errand = queue.errand("one")
+    assert errand is not None
     queue.sending(errand, "one", results("a")[0], None)
     queue.delivered(errand, "one")
     (entry,) = queue.entries()

@@ -345,10 +345,10 @@ def test_a_grid_that_both_share_is_the_structural_one(mr: Volume, pet: Volume, r
     pet = resample(read(tmp_path / "pet"), mr.grid)
     assert pet.grid is mr.grid
     equal = replace(pet, grid=replace(mr.grid))
-    for grid in ("structural", mr.grid):
+    for grid in ("structural", "functional", mr.grid):
         shared, apart = (fuse(mr, one, grid=grid, transform=Transform(shift), engine=rule) for one in (pet, equal))
         assert shared.source.header is not None
-        assert shared.source.header.Modality == "MR"
+        assert shared.source.header.Modality == ("PT" if grid == "functional" else "MR")
         np.testing.assert_array_equal(shared.array, apart.array)
         assert shared.history == apart.history
 

@@ -95,7 +95,7 @@ def check_target(
         what = "file for a deformable transform" if deformable else "transform file"
         raise OutputError(f"expected a {what} ending in {' or '.join(suffixes)}, got {path.name}", "Choose such a name")
     if path.suffix != ".txt":
-        itk_path(path.resolve(), OutputError)
+        itk_path(Path(os.path.realpath(path)), OutputError)
     check_place(path, overwrite, inputs)
 
 

@@ -287,7 +287,7 @@ def _check_transforms(
         raise UnreadableFile(f"expected a transform file, found nothing named {transform.name}", "Check the path")
     if save_transform:
         check_target(save_transform, overwrite=overwrite, deformable=register == "deformable", inputs=inputs)
-        if save_transform.resolve().is_relative_to(out.resolve()):
+        if Path(os.path.realpath(save_transform)).is_relative_to(os.path.realpath(out)):
             raise ValueError("expected --save-transform apart from the output, got a path in it")
 
 

@@ -258,7 +258,7 @@ def check_output(
         check_target(path, overwrite, spared)
     else:
         if kind != NIFTI:
-            itk_path(path.resolve(), OutputError)
+            itk_path(Path(os.path.realpath(path)), OutputError)
         _check_files((path, sidecar_path(path)), overwrite, spared)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ _RGB = np.dtype([(channel, "u1") for channel in "RGB"])
 _RGBA = np.dtype([(channel, "u1") for channel in "RGBA"])
 #: Millimetres in a unit of length, by the lowest three bits of xyzt_units; of others nothing is known.
 _MM = {1: 1e3, 2: 1.0, 3: 1e-3}
+#: One at a time changes the level of nibabel's log, or it would stay changed.
+_LOG = threading.Lock()
 #: What the codes of sform and qform say the position is relative to.
 _CODES = {1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI", 5: "template"}
 _GZIP = b"\x1f\x8b"
@@ -236,12 +239,13 @@ def _without_log() -> Iterator[None]:
     """Keep what nibabel logs of a header off the screen, where Python puts what no handler takes."""
     from nibabel.imageglobals import logger
 
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    with _LOG:
+        level = logger.level
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _stream(path: Path, stack: ExitStack) -> Any:

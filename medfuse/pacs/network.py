@@ -29,6 +29,8 @@ TIMEOUT_SECONDS = 60.0
 _AWAY = (502, 503, 504)
 #: Media types of an answer to STOW-RS (PS3.18 section 10.5.3).
 _STORED = ("application/dicom+json", "application/json", "application/dicom+xml", "application/xml")
+#: Statuses of a redirection by which a request is repeated as it was, not as a GET (RFC 9110 section 15.4).
+_REPEATED = (307, 308)
 #: What libraries raise where an answer is JSON or XML of another shape, or none.
 _MISSHAPEN = (LookupError, AttributeError, TypeError, SyntaxError)
 #: Bytes that may follow the closing boundary of a multipart answer.
@@ -257,13 +259,19 @@ def _refuse_stranger(to: Destination, answer: requests.Response, **_: Any) -> No
 
     Args:
         to: Who should answer.
-        answer: One of success or redirection; requests would repeat what is redirected as a GET.
+        answer: One of success or redirection. What is redirected is repeated as a GET, which stores nothing, but by
+            two of its statuses.
     """
     if answer.request.method != "POST" or not answer.ok:
         return
-    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if answer.is_redirect or (answer.content and kind not in _STORED):
-        found = f"HTTP status {answer.status_code}" if answer.is_redirect else "something else than DICOMweb's answer"
+    if answer.is_redirect and answer.status_code in _REPEATED:
+        return
+    kind, is_elsewhere = (
+        answer.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
+        answer.status_code >= 300,
+    )
+    if is_elsewhere or (answer.content and kind not in _STORED):
+        found = f"HTTP status {answer.status_code}" if is_elsewhere else "something else than DICOMweb's answer"
         answer.close()
         raise NetworkError(
             f"expected {one_line(to.name)} to store an instance, found {found}", "Check the URL and the authorization"

@@ -186,13 +186,13 @@ class Node:
         try:
             outcome = self._fuse(inputs, folder) if any(inputs.glob("*")) else Outcome("nothing was received")
         except WorkFailed as error:  # a crash, or too long: what it had finished is whole
-            if not is_last or self._stopping.is_set():
+            for unfinished in list(folder.rglob(f"{UNFINISHED}*")):
+                rmtree(unfinished, ignore_errors=True)
+            if not is_last or self._stopping.is_set() or not any(folder.rglob("*.dcm")):
                 raise
             outcome = Outcome(str(error), is_flawed=True)
         if outcome.may_pass and not is_last:
             raise WorkFailed(outcome.note)
-        for unfinished in folder.rglob(f"{UNFINISHED}*"):
-            rmtree(unfinished, ignore_errors=True)
         self.spool.keep(folder)
         results = [_result(path) for path in sorted(folder.rglob("*.dcm"))]
         names = [destination.name for destination in self.settings.destinations]

@@ -332,9 +332,10 @@ class Queue:
                 change.execute("UPDATE studies SET attempts = 0, is_flawed = 0 WHERE id = ?", (study,))
                 self._set(change, study, state, "")
             change.execute("UPDATE studies SET due = 0 WHERE id = ?", (study,))
-            change.execute(
-                "UPDATE errands SET state = 'sending', attempts = 0, due = 0 WHERE study = ? AND state != 'done'",
-                (study,),
+            again = stuck if destinations is None else stuck.intersection(destinations)
+            change.executemany(
+                "UPDATE errands SET state = 'sending', attempts = 0, due = 0 WHERE study = ? AND destination = ?",
+                [(study, to) for to in again],
             )
         return str(state)
 

@@ -176,15 +176,17 @@ def check_place(root: Path) -> None:
     Raises:
         OutputError: It cannot be, or it does: without a queue, a node would clear it away.
     """
-    there = next(place for place in (root, *root.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    there = next(place for place in (root, *root.absolute().parents) if os.path.exists(place))
+    within = [folder for folder in (root / INCOMING, root / STUDIES) if os.path.isdir(folder)]
+    can_be_used = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+    if not can_be_used or not all(os.access(folder, os.R_OK | os.W_OK | os.X_OK) for folder in within):
         raise OutputError(
             f"expected a folder to keep studies in, cannot make or write {root.name}",
             "Check the rights there, or name another folder as `spool`",
         )
-    if not (root / QUEUE).exists():
-        for folder in (root / INCOMING, root / STUDIES):
-            if folder.is_dir() and any(folder.iterdir()):
+    if not os.path.exists(root / QUEUE):
+        for folder in within:
+            if any(folder.iterdir()):
                 raise OutputError(
                     f"expected an empty folder or a node's, found files in {folder.name} of {root.name} and no {QUEUE}",
                     "Name another folder as `spool`, or move the files away",
