@@ -171,9 +171,20 @@ def resampled(functional: Volume, fused: Volume, alignment: Alignment) -> Volume
         UnsupportedImage: It is in colour, which is no unit.
         NoOverlap: Nothing of it lies there.
     """
+    check_unit(functional)
+    return resample(functional.derive("align", alignment.to_json()), fused.grid, alignment.transform)
+
+
+def check_unit(functional: Volume) -> None:
+    """Refuse before long work a functional scan that `resampled` would refuse.
+
+    Raises:
+        UnsupportedImage: It is in colour, which is no unit.
+    """
     if functional.is_color:
-        raise UnsupportedImage("expected a functional scan with a unit to resample, found a colour volume")
-    return resample(functional, fused.grid, alignment.transform)
+        raise UnsupportedImage(
+            "expected a functional scan with a unit to resample, found a colour volume", "Leave --resampled away"
+        )
 
 
 def write_fused(

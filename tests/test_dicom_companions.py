@@ -19,7 +19,7 @@ from pydicom import Dataset
 from pydicom.pixels import apply_color_lut, apply_rescale
 from scipy.spatial.transform import Rotation
 
-from medfuse.align import Transform, read_transform
+from medfuse.align import Transform, read_transform, resample
 from medfuse.cli import app
 from medfuse.color import apply_palette, parse_window
 from medfuse.fusion import Engine
@@ -188,6 +188,13 @@ def test_what_cannot_be_said_is_not_written(fused: Volume, tmp_path: Path, chang
     else:
         del fused.source.header.FrameOfReferenceUID
     assert companions(fused, tmp_path / "out") == {}
+
+
+def test_a_scan_that_was_resampled_before_does_not_lie_where_its_files_say(study: Path, rule: Engine) -> None:
+    mr, pet = read(study / "mr"), read(study / "pet")
+    laid = resample(pet, mr.grid, Transform(POSE))
+    for grid in ("structural", "functional"):
+        assert companions(fuse(mr, laid, grid=grid, engine=rule), study / grid) == {}
 
 
 # Blending

@@ -75,6 +75,19 @@ def test_times_of_day_are_shown_as_seconds_after_the_first() -> None:
     assert part.labels == ("AcquisitionTime + 0 s", "AcquisitionTime + 2.75 s")
 
 
+@pytest.mark.parametrize("clock", ["Acquisition", "Content"])
+def test_midnight_comes_after_the_evening(clock: str) -> None:
+    times = (("20240301", "235900"), ("20240301", "235930.5"), ("20240302", "000000"), ("20240302", "000100"))
+    planes = [
+        plane
+        for n in (2, 0, 3, 1)
+        for plane in volume(n * 9, **{f"{clock}Date": times[n][0], f"{clock}Time": times[n][1]})
+    ]
+    (part,) = parts_of(planes)
+    assert part.labels == tuple(f"{clock}Time + {seconds} s" for seconds in ("0", "30.5", "60", "120"))
+    assert [frame[0].header[f"{clock}Time"].value for frame in part.frames] == [time for _, time in times]
+
+
 def test_the_order_of_the_images_is_the_last_resort() -> None:
     (part,) = parts_of(volume(0) + volume(3))
     assert part.labels == ("image 1", "image 2")
@@ -138,7 +151,7 @@ def enhanced(frames: list[dict[str, Any]]) -> list[Plane]:
         groups.PlanePositionSequence = [Dataset()]
         groups.PlanePositionSequence[0].ImagePositionPatient = [0, 0, frame["height"]]
         groups.FrameContentSequence = [Dataset()]
-        for keyword in ("StackID", "TemporalPositionIndex", "DimensionIndexValues"):
+        for keyword in ("StackID", "TemporalPositionIndex", "DimensionIndexValues", "FrameAcquisitionDateTime"):
             if keyword in frame:
                 setattr(groups.FrameContentSequence[0], keyword, frame[keyword])
         if "EffectiveEchoTime" in frame:
@@ -162,6 +175,15 @@ def test_stacks_echoes_and_times_of_an_enhanced_image() -> None:
     found = parts_of(enhanced(frames))
     assert told(found) == [("EffectiveEchoTime 5", times, [2, 2]), ("EffectiveEchoTime 9", times, [2, 2])]
     assert [plane.frame for plane in found[1].frames[0]] == [1, 5]
+
+
+def test_frames_of_an_enhanced_image_that_differ_in_their_time_alone_are_times() -> None:
+    clocks = ("20240301235959.5+0100", "20240302000001+0100")
+    (part,) = parts_of(
+        enhanced([{"height": z, "FrameAcquisitionDateTime": clock} for clock in clocks[::-1] for z in (0, 3, 6)])
+    )
+    assert part.labels == ("FrameAcquisitionDateTime + 0 s", "FrameAcquisitionDateTime + 1.5 s")
+    assert [plane.frame for plane in part.frames[0]] == [3, 4, 5]
 
 
 def test_dimensions_tell_apart_what_no_known_attribute_does() -> None:

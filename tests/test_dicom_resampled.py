@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from edits import change_all
 from phantoms import phantom
 from test_dicom_companions import NUDGE, OTHER, POSE, affine, complaints, in_simpleitk, posed
 
@@ -18,6 +19,7 @@ from medfuse.cli import app
 from medfuse.errors import OutputError, UnsupportedImage
 from medfuse.fusion import Engine
 from medfuse.grid import Grid
+from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.files import read
 from medfuse.pipeline import fuse, resampled, write_fused
 from medfuse.sample.series import write_series
@@ -63,6 +65,33 @@ def test_it_keeps_its_values_and_its_unit(study: Path, rule: Engine, modality: s
     assert found.grid.frame_of_reference == FRAME
     step = {"PT": float(moved.array.max()) / 65535, "CT": 1, "NM": 0}[modality]
     np.testing.assert_allclose(found.array, moved.array, rtol=0, atol=0.51 * step)
+
+
+def test_what_the_values_were_acquired_with_goes_with_them(tmp_path: Path, rule: Engine) -> None:
+    """Not the patient's weight on the day of the MR, nor the MR's protocol where another MR lies on it."""
+    for name, modality, number in (("mr", Modality.MR, 1), ("pt", Modality.PT, 2), ("dwi", Modality.MR, 3)):
+        write_series(phantom(modality, (12, 18, 20), FRAME), tmp_path / name, description=name, number=number)
+    change_all(tmp_path / "mr", lambda one: setattrs(one, PatientWeight="120", EchoTime="12", ContrastBolusAgent="GD"))
+    change_all(tmp_path / "pt", lambda one: setattrs(one, PatientWeight="66.2", PatientSize=None))
+    change_all(tmp_path / "dwi", lambda one: setattrs(one, EchoTime="95", MagneticFieldStrength="1.5"))
+    mr = read(tmp_path / "mr")
+    for name in ("pt", "dwi"):
+        written(mr, read(tmp_path / name), rule, tmp_path / f"on-{name}")
+    pet, dwi = (pydicom.dcmread(tmp_path / f"on-{name}" / "resampled" / "resampled-0001.dcm") for name in ("pt", "dwi"))
+    assert (pet.PatientWeight, pet.get("PatientSize")) == (66.2, None)
+    assert (dwi.EchoTime, dwi.MagneticFieldStrength, dwi.get("ContrastBolusAgent")) == (95, 1.5, None)
+
+
+def setattrs(dataset: pydicom.Dataset, **attributes: object) -> None:
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, 2**31 - 400])
+def test_a_series_number_at_its_bound_is_no_obstacle(study: Path, rule: Engine, number: int) -> None:
+    written(read(study / "mr"), read(study / "PT"), rule, study / "out", dicom=DicomOptions(series_number=number))
+    found = pydicom.dcmread(study / "out" / "resampled" / "resampled-0001.dcm").SeriesNumber
+    assert found == min(number + 300, 2**31 - 1)
 
 
 def test_simpleitk_resamples_to_the_same_values(study: Path, rule: Engine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import numpy as np
@@ -61,6 +62,37 @@ def real_source(request: pytest.FixtureRequest) -> Source:
 @pytest.fixture(params=[False, True], ids=["right-handed", "left-handed"])
 def grid(request: pytest.FixtureRequest) -> Grid:
     return grid_of(left_handed=request.param)
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"Laterality": "L"}, "L"),
+        ({"Laterality": "", "ImageLaterality": "R"}, "R"),
+        ({"SharedFunctionalGroupsSequence": [("R",)]}, "R"),
+        ({"PerFrameFunctionalGroupsSequence": [("L",), ("L",)]}, "L"),
+        ({"PerFrameFunctionalGroupsSequence": [("L",), ("R",)]}, None),
+        ({"ImageLaterality": "B"}, None),
+        ({"BodyPartExamined": "HEAD", "ImageLaterality": "R"}, "absent"),
+    ],
+)
+def test_the_side_is_found_wherever_a_source_says_it(
+    stated: dict[str, Any], expected: str | None, tmp_path: Path
+) -> None:
+    groups = {key: [anatomy(*of) for of in value] for key, value in stated.items() if key.endswith("Sequence")}
+    header = fake_header(**{"BodyPartExamined": "KNEE", "Laterality": None} | stated | groups)
+    dataset, *_ = objects(volume_of("color", source=Source("dicom", header)), tmp_path / "color")
+    assert (dataset.Laterality or None if "Laterality" in dataset else "absent") == expected
+    (mapped,) = objects(volume_of("fused", source=Source("dicom", header)), tmp_path / "map", grey_as="parametric-map")
+    frame = mapped.SharedFunctionalGroupsSequence[0].FrameAnatomySequence[0]
+    assert frame.FrameLaterality == (expected if expected in ("L", "R") else "U")
+
+
+def anatomy(side: str) -> Dataset:
+    group, item = Dataset(), Dataset()
+    item.FrameLaterality = side
+    group.FrameAnatomySequence = [item]
+    return group
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -27,6 +27,7 @@ from medfuse.align import Transform, resample, write_transform
 from medfuse.alignment import Alignment, ride_along
 from medfuse.benchmark.measuring import to_pictures
 from medfuse.benchmark.volumes import shown_together
+from medfuse.cli import app
 from medfuse.color import Window
 from medfuse.errors import (
     GeometryError,
@@ -42,7 +43,7 @@ from medfuse.grid import Grid
 from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.files import read, write
 from medfuse.metrics import color_loss
-from medfuse.pipeline import check_pair, check_target, check_words, fuse, write_fused
+from medfuse.pipeline import check_pair, check_target, check_words, fuse, resampled, write_fused
 from medfuse.sample.series import write_series
 from medfuse.stages import OTHER, profiled
 from medfuse.volume import Modality, Source, Unit, Volume
@@ -420,6 +421,23 @@ def test_the_verdict_goes_into_every_file(
     assert said["uncertainty_mm"] == 0.4
 
 
+@pytest.mark.parametrize("trust", ["trusted", "doubtful"])
+def test_the_verdict_goes_with_what_was_resampled_too(
+    mr: Volume, pet: Volume, rule: Engine, tmp_path: Path, trust: str
+) -> None:
+    write_series(mr, tmp_path / "mr", description="MR", number=1)
+    found = registration(trust)
+    how = Alignment(found.transform, alignment.told(found), found)
+    fused = fuse(tmp_path / "mr", pet, transform=how, engine=rule)
+    write_fused(fused, tmp_path / "out", "both", moved=resampled(pet, fused, how))
+    image = dcmread(tmp_path / "out" / "dicom" / "resampled" / "resampled-0001.dcm")
+    assert ("(doubtful match)" in image.SeriesDescription) == (trust == "doubtful")
+    assert f"aligned by: {how.reason};" in image.DerivationDescription
+    notes = json.loads((tmp_path / "out" / "resampled.json").read_text())
+    assert [step["name"] for step in notes["History"]] == ["align", "resample"]
+    assert notes["History"][0]["parameters"]["registration"]["trust"] == trust
+
+
 def test_a_header_that_a_doubtful_registration_yields_to_is_no_doubtful_match(
     mr: Volume, pet: Volume, rule: Engine, tmp_path: Path
 ) -> None:
@@ -563,6 +581,19 @@ def test_all_of_a_run_is_one_study_in_one_frame_also_where_no_scan_states_one(
     assert len({(one.StudyInstanceUID, one.FrameOfReferenceUID) for one in headers}) == 1
     assert len({one.SeriesInstanceUID for one in headers}) == 3
     assert len({one.SOPInstanceUID for one in headers}) == len(headers)
+
+
+def test_a_colour_scan_that_is_to_be_resampled_is_refused_before_the_work(
+    mr: Volume, rule: Engine, tmp_path: Path
+) -> None:
+    write(mr, tmp_path / "mr.nii")
+    write(
+        fuse(mr, replace(mr, modality=Modality.PT, unit=Unit.SUV), register="none", engine=rule), tmp_path / "rgb.nii"
+    )
+    words = ("--resampled", "--functional-modality", "pet", "--json", "--any-patient")
+    with pytest.raises(UnsupportedImage, match=r"found a colour volume. Leave --resampled away"):
+        app(["fuse", str(tmp_path / "mr.nii"), str(tmp_path / "rgb.nii"), "-o", str(tmp_path / "out"), *words])
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_results_do_not_fit_into_a_file(from_dicom: Volume, tmp_path: Path) -> None:

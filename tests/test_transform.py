@@ -135,6 +135,23 @@ def test_a_file_of_two_dimensions_is_refused(tmp_path: Path) -> None:
         read_transform(tmp_path / "flat.tfm")
 
 
+@pytest.mark.parametrize("name", ["x.xfm", "reg", "x.h5", "x.dat"])
+def test_a_text_of_itk_is_known_by_its_content(name: str, tmp_path: Path) -> None:
+    write_transform(rigid(), tmp_path / "x.tfm")
+    (tmp_path / "x.tfm").rename(tmp_path / name)
+    np.testing.assert_allclose(read_transform(tmp_path / name).moving_from_fixed, rigid().moving_from_fixed, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["x.xfm", "x.tfm", "x"])
+def test_what_is_no_transform_is_refused_without_a_word_of_a_library(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("MNI Transform File\nno matrix")
+    with pytest.raises(UnreadableFile, match="expected a transform, cannot read x"):
+        read_transform(tmp_path / name)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_deformable_file_is_read_as_a_warp(tmp_path: Path) -> None:
     sitk.WriteTransform(NON_LINEAR["displacement"], str(tmp_path / "bent.h5"))
     assert isinstance(read_transform(tmp_path / "bent.h5"), Warp)

@@ -114,6 +114,15 @@ def test_refuses_to_invert_what_folds() -> None:
         warp(40).inverse()
 
 
+def test_its_hash_tells_it_from_another() -> None:
+    turned = sitk.Euler3DTransform(RIGID)
+    turned.SetTranslation((12, -7, 20.5))
+    bends = (spline(6), spline(6.1), field(6), field(6.1))
+    all_of = [Warp.from_itk(sitk.CompositeTransform([turn, bent])) for turn in (RIGID, turned) for bent in bends]
+    assert len({one.sha256 for one in all_of}) == len(all_of)
+    assert Warp.from_itk(sitk.CompositeTransform([RIGID, field(6)])).sha256 == all_of[2].sha256
+
+
 def numeric_jacobian(of: Warp, point: np.ndarray, step: float = 1e-3) -> float:
     ahead, behind = of.apply(point + step * np.eye(3)), of.apply(point - step * np.eye(3))
     return float(np.linalg.det((ahead - behind) / (2 * step)))

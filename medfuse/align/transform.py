@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,8 @@ SUFFIXES = (".tfm", ".h5", ".txt")
 MOST_STRETCH = 2.0
 #: A longer file is no list of 16 numbers.
 MOST_TEXT_BYTES = 16_384
+#: How a file of HDF5 begins.
+HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def read_transform(path: Path | str, fixed: Grid | None = None, moving: Grid | None = None) -> Transform | Warp:
@@ -59,7 +64,8 @@ def read_transform(path: Path | str, fixed: Grid | None = None, moving: Grid | N
 
         return _of_a_patient(read_spatial_registration(path, fixed, moving), path.name)
     numbers = _numbers(start)
-    return _of_a_patient(_read_itk(path) if numbers is None else _from_numbers(numbers, path.name), path.name)
+    found = _from_numbers(numbers, path.name) if numbers is not None else _read_itk(path, start)
+    return _of_a_patient(found, path.name)
 
 
 def _of_a_patient(transform: Transform | Warp, name: str) -> Transform | Warp:
@@ -127,7 +133,7 @@ def write_transform(
             raise OutputError(f"cannot write {path.name}: ITK could not write it") from error
 
 
-def _read_itk(path: Path) -> Transform | Warp:
+def _read_itk(path: Path, start: bytes) -> Transform | Warp:
     kinds, is_whole = _listed(path)
     if not is_whole:
         raise UnreadableFile(
@@ -138,15 +144,29 @@ def _read_itk(path: Path) -> Transform | Warp:
             f"expected one transform, or one composed of several, found {len(kinds)} side by side in {path.name}",
             "Compose them to one; of several ITK takes the first",
         )
-    known = itk_path(path)
+    refusal = UnreadableFile(
+        f"expected a transform, cannot read {path.name}",
+        "Give an ITK transform (.tfm, .h5, or .mat by that name), 16 numbers as text, or a DICOM spatial registration",
+    )
+    is_itk = bool(kinds) or start.startswith(HDF5) or path.suffix == ".mat"
+    if not is_itk:  # of all else ITK would ask libraries that print
+        raise refusal
     try:
-        itk = sitk.ReadTransform(known)
+        with _named_for_itk(path, is_text=bool(kinds)) as known:
+            itk = sitk.ReadTransform(itk_path(known))
     except RuntimeError as error:
-        raise UnreadableFile(
-            f"expected a transform, cannot read {path.name}",
-            "Give an ITK transform (.tfm, .h5), 16 numbers as text, or a DICOM spatial registration",
-        ) from error
+        raise refusal from error
     return Transform.from_itk(itk) if itk.IsLinear() else Warp.from_itk(itk)
+
+
+@contextmanager
+def _named_for_itk(path: Path, *, is_text: bool) -> Iterator[Path]:
+    """The file, or a copy by a name at which ITK takes its text for what it is."""
+    if not is_text or path.suffix in (".tfm", ".txt"):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="medfuse-") as folder:
+        yield Path(shutil.copyfile(path, Path(folder, "transform.tfm")))
 
 
 def _listed(path: Path) -> tuple[list[bytes], bool]:

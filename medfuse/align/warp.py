@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
@@ -71,11 +72,17 @@ class Warp:
         """(4, 4) matrix of the linear part, in LPS mm."""
         return self.linear.moving_from_fixed
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """A hash of all its numbers, which tells it from a warp of the same linear part."""
-        numbers = [(p.GetName(), p.GetFixedParameters(), p.GetParameters()) for p in _parts(self.itk)]
-        return sha256(repr(numbers).encode()).hexdigest()
+        found = sha256()
+        for part in _parts(self.itk):
+            found.update(part.GetName().encode())
+            found.update(np.array(part.GetFixedParameters(), np.float64).data)
+            is_field = isinstance(part, sitk.DisplacementFieldTransform)  # of which there may be gigabytes
+            numbers = sitk.GetArrayViewFromImage(part.GetDisplacementField()) if is_field else part.GetParameters()
+            found.update(np.ascontiguousarray(numbers, np.float64).data)
+        return found.hexdigest()
 
     @property
     def rotation_degrees(self) -> float:

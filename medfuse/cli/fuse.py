@@ -178,7 +178,7 @@ def fuse(
         if also:
             moving.append(read_scan("also", also, **of_also, **of_all))
             check_ride(*moving)
-        _check_scans(scan, moving, grid, engine, any_patient)
+        _check_scans(scan, moving, grid, engine, any_patient, resampled)
         windows = [pipeline.to_window(choice, volume) for choice, volume in zip(choices, (scan, *moving), strict=False)]
         known = _given(transform, save_transform, scan, moving[0], overwrite) if transform else None
         with progress_bars() as progress:
@@ -236,10 +236,12 @@ def _warn(alignment: Any, fused: list[Any]) -> None:
     say_warnings(*fused)
 
 
-def _check_scans(scan: Any, moving: list[Any], grid: str, engine: Any, any_patient: bool) -> None:
+def _check_scans(scan: Any, moving: list[Any], grid: str, engine: Any, any_patient: bool, resampled: bool) -> None:
     """Refuse before the registration scans that do not go together, or whose slices need more memory than there is."""
     from medfuse import pipeline
 
+    if resampled:
+        pipeline.check_unit(moving[0])
     for volume in moving:
         pipeline.check_pair(scan, volume, any_patient=any_patient)
         with usage_errors():

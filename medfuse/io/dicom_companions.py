@@ -23,7 +23,7 @@ from pydicom.valuerep import DA, TM
 
 from medfuse.color import PALETTES, Window, parse_window
 from medfuse.color.palette import table_of
-from medfuse.io.dicom_derived import PATIENT_AND_STUDY, Result, decimal, save, settle_conditions, update
+from medfuse.io.dicom_derived import PATIENT_AND_STUDY, Result, carry_region, decimal, save, settle_conditions, update
 from medfuse.io.dicom_header import count, leniently, word, words
 from medfuse.io.dicom_options import IS_MAX, DicomOptions
 from medfuse.io.dicom_provenance import carry, code_item, companion_description, describe_equipment
@@ -123,8 +123,11 @@ def write_companions(
 
 
 def _sides(fused: Volume) -> tuple[Side, Side] | None:
-    """The structural and the functional scan, if both were DICOM."""
+    """The structural and the functional scan, if both were DICOM and are fused as their files have them."""
     step = next((step.parameters for step in fused.history if step.name == "fuse"), {})
+    earlier = [past["name"] for name in ("structural", "functional") for past in step.get(name, {}).get("history", ())]
+    if "resample" in earlier:  # its voxels no longer lie where its files say
+        return None
     sources = [fused.source, *fused.source.also]
     if step.get("grid") == "functional":
         sources.reverse()
@@ -285,7 +288,8 @@ def _identity(result: Result) -> dict[str, Any]:
 def _describe(dataset: Dataset, result: Result, structural: Dataset) -> None:
     """Set patient, study, dates, equipment, and the structural scan's frame of reference."""
     fused = result.volume
-    carry(fused.source.header or Dataset(), dataset, (*PATIENT_AND_STUDY, "BodyPartExamined", "Laterality"))
+    carry(fused.source.header or Dataset(), dataset, PATIENT_AND_STUDY)
+    carry_region(fused.source.header or Dataset(), dataset)
     settle_conditions(dataset)
     now = datetime.now()
     for event in ("Series", "Content", "InstanceCreation"):

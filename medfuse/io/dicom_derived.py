@@ -35,7 +35,6 @@ PATIENT_AND_STUDY = (
     *("LongitudinalTemporalInformationModified", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
     *("StudyDescription", "ReferringPhysicianName"),
 )
-SERIES = ("BodyPartExamined", "Laterality", "PatientPosition")
 #: Body parts of which there is one, where Laterality must not be present (PS3.16 annex L).
 UNPAIRED = (
     *("ABDOMEN", "ABDOMENPELVIS", "AORTA", "BLADDER", "BRAIN", "CEREBELLUM", "CERVIX", "CHEST", "CHESTABDOMEN"),
@@ -58,6 +57,7 @@ class Result:
         options: What the user may say of it.
         uids: Where its UIDs come from.
         nth: Which of the series that one run makes of a source, from 1.
+        acquired: Header of the scan whose values the voxels are, where that is not the volume's first source.
     """
 
     volume: Volume
@@ -65,6 +65,7 @@ class Result:
     options: DicomOptions
     uids: Uids
     nth: int = 1
+    acquired: Dataset | None = None
 
     @property
     def series_instance_uid(self) -> UID:
@@ -104,7 +105,8 @@ def describe(dataset: Dataset, result: Result) -> None:
     volume = result.volume
     header = volume.source.header
     if header is not None:
-        carry(header, dataset, (*PATIENT_AND_STUDY, *SERIES))
+        carry(header, dataset, (*PATIENT_AND_STUDY, "PatientPosition"))
+        carry_region(header, dataset)
     settle_conditions(dataset)
     now = datetime.now()
     for event in ("Series", "Content", "InstanceCreation"):
@@ -118,6 +120,32 @@ def describe(dataset: Dataset, result: Result) -> None:
     dataset.PositionReferenceIndicator = ""
     if header is not None and word(header, "FrameOfReferenceUID") == volume.grid.frame_of_reference:
         carry(header, dataset, ("PositionReferenceIndicator",))
+
+
+def carry_region(header: Dataset, dataset: Dataset) -> None:
+    """Copy which part of the body was scanned, and which side, wherever the header says it."""
+    carry(header, dataset, ("BodyPartExamined",))
+    if known := side(header):
+        dataset.Laterality = known
+
+
+def side(header: Dataset) -> str:
+    """L or R; "" where nothing says it, or not all frames agree.
+
+    Images say it in Laterality, or in Image Laterality (PS3.3 section C.7.6.1), frames in Frame Laterality (section
+    C.7.6.16.2.8).
+    """
+    anatomies = frame_anatomies(header)
+    stated = [word(header, "Laterality") or word(header, "ImageLaterality")]
+    sides = set(filter(None, stated)) or {word(anatomy, "FrameLaterality") for anatomy in anatomies}
+    return sides.pop() if len(sides) == 1 and sides <= {"L", "R"} else ""
+
+
+def frame_anatomies(header: Dataset) -> list[Dataset]:
+    """The Frame Anatomy of all frames together, or of each (PS3.3 section C.7.6.16.2.8)."""
+    shared = header.get("SharedFunctionalGroupsSequence") or []
+    each = header.get("PerFrameFunctionalGroupsSequence") or []
+    return [item for of in (*shared, *each) for item in of.get("FrameAnatomySequence") or []]
 
 
 def settle_conditions(dataset: Dataset) -> None:

@@ -36,7 +36,14 @@ TAGS = [
         *("FrameIncrementPointer", "SliceVector", "InstanceNumber", "AcquisitionNumber", "EchoTime", "EchoNumbers"),
         *("ComplexImageComponent", "DiffusionBValue", "DiffusionGradientOrientation", "InversionTime", "FlipAngle"),
         *("ConvolutionKernel", "KVP", "SequenceName", "TemporalPositionIdentifier", "TriggerTime", "ContentLabel"),
-        *("FrameReferenceTime", "AcquisitionTime", "ContentTime", "DimensionIndexSequence", "Manufacturer"),
+        *(
+            "FrameReferenceTime",
+            "AcquisitionTime",
+            "ContentTime",
+            "ContentDate",
+            "DimensionIndexSequence",
+            "Manufacturer",
+        ),
         *(0x00290010, 0x00291010),  # Siemens CSA header, which describes mosaics
         *("PixelRepresentation", "BitsStored", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit"),
         *("DecayCorrection", "CorrectedImage", "DecayFactor", "ActualFrameDuration", "SeriesDate", "SeriesTime"),

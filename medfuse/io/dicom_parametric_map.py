@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ParametricMapStorage
 
-from medfuse.io.dicom_derived import UNPAIRED, Result, decimal, describe, save
+from medfuse.io.dicom_derived import UNPAIRED, Result, decimal, describe, frame_anatomies, save, side
 from medfuse.io.dicom_header import word
 from medfuse.io.dicom_multiframe import FILE, frames_of, set_frames
 from medfuse.io.dicom_provenance import code_item
@@ -123,8 +123,9 @@ def _ends(volume: Volume) -> tuple[float, float]:
 
 def _region(header: Dataset) -> Dataset:
     """The anatomic region as the source codes it, else by its word for the body part, else none in particular."""
-    if given := header.get("AnatomicRegionSequence"):
-        return given[0]
+    for stated in (header, *frame_anatomies(header)):
+        if given := stated.get("AnatomicRegionSequence"):
+            return given[0]
     part = word(header, "BodyPartExamined").upper()
     known = {name.upper(): getattr(codes.cid4031, name) for name in codes.cid4031.dir()} | REGIONS
     return code_item(known.get(part, codes.SCT.AnatomicalStructure))
@@ -132,5 +133,4 @@ def _region(header: Dataset) -> Dataset:
 
 def _laterality(header: Dataset) -> str:
     """The side (PS3.3 section C.7.6.16.2.8): "U", unpaired, also where the source does not say."""
-    side = word(header, "Laterality")
-    return side if side in ("L", "R") and word(header, "BodyPartExamined") not in UNPAIRED else "U"
+    return side(header) if word(header, "BodyPartExamined") not in UNPAIRED and side(header) else "U"

@@ -7,9 +7,11 @@ and `--frame` chooses one of them.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
 from medfuse.errors import SeriesError
-from medfuse.io.dicom_header import words
+from medfuse.io.dicom_header import word, words
 from medfuse.io.dicom_mosaic import is_mosaic, planes_of_mosaic
 from medfuse.io.dicom_nm import is_nuclear, planes_of_nuclear
 from medfuse.io.dicom_planes import Plane, group, planes_of
@@ -53,6 +55,7 @@ TIMES = (
     ("FrameAcquisitionNumber", "FrameContentSequence"),
     ("AcquisitionNumber", LEGACY),
     ("DiffusionGradientOrientation", "MRDiffusionSequence"),
+    ("FrameAcquisitionDateTime", "FrameContentSequence"),
     ("AcquisitionTime", LEGACY),
     ("ContentTime", LEGACY),
     ("InstanceNumber", ""),
@@ -61,8 +64,8 @@ TIMES = (
 PLACES = {tag_for_keyword(word) for word in ("StackID", "InStackPositionNumber", "ImagePositionPatient")}
 #: What an image is one of `n` of, where nothing but the order of the images tells them apart.
 BY_ORDER = "image"
-#: Times of day are shown as seconds after the first.
-CLOCKS = ("AcquisitionTime", "ContentTime")
+#: Times of day, with what holds their date; they are shown as seconds after the first.
+CLOCKS = {"AcquisitionTime": "AcquisitionDate", "ContentTime": "ContentDate", "FrameAcquisitionDateTime": ""}
 #: A series with more different geometries than these is no scan.
 MOST_GEOMETRIES = 200
 #: Parts or frames that a message lists.
@@ -221,7 +224,7 @@ def _distinction(
     """
     columns: dict[str, list[Value]] = {}
     for keyword, sequence in (*KINDS, *TIMES):
-        values = [words(group(plane.header, plane.frame, sequence), keyword) for plane in planes]
+        values = [_value(group(plane.header, plane.frame, sequence), keyword) for plane in planes]
         if len(set(values)) > 1:
             columns.setdefault(keyword, values)
     columns |= _dimensions(planes)
@@ -243,6 +246,16 @@ def _distinction(
         "nothing in their headers that tells them apart",
         "Export one of them as a series of its own",
     )
+
+
+def _value(header: Dataset, keyword: str) -> Value:
+    """The values of an attribute; of a time of day, its date and the time, so that midnight comes after the evening."""
+    values = words(header, keyword)
+    if keyword not in CLOCKS or not values:
+        return values
+    if date_in := CLOCKS[keyword]:
+        return word(header, date_in), values[0]
+    return values[0][:8], re.split("[+-]", values[0][8:])[0]  # without the time zone, which is that of all
 
 
 def _unlike(columns: dict[str, list[Value]]) -> list[str]:
@@ -314,11 +327,17 @@ def _told(names: list[str], values: tuple[Value, ...], first: tuple[Value, ...] 
 
 
 def _seconds(value: Value) -> float:
-    """A DICOM time of day, HHMMSS.FFFFFF, in seconds."""
-    number = _number(value[0]) if value else 0.0
+    """A DICOM date, and a time of day, HHMMSS.FFFFFF, in seconds from some day on."""
+    if not value:
+        return 0.0
+    try:
+        days = datetime.strptime(value[0], "%Y%m%d").toordinal()
+    except ValueError:
+        days = 0
+    number = _number(value[1])
     if not np.isfinite(number):
         return 0.0
-    return round(number // 10000 * 3600 + number // 100 % 100 * 60 + number % 100, 6)
+    return round(days * 86400 + number // 10000 * 3600 + number // 100 % 100 * 60 + number % 100, 6)
 
 
 def listed(items: Sequence[object], name: Callable[[int], str]) -> str:

@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from medfuse.errors import InputError, MedfuseWarning, SeriesError, UnreadableFile, UnsupportedImage
 from medfuse.io.decoding import Decoder, Request, is_decodable
@@ -28,6 +28,8 @@ from medfuse.io.dicom_values import COLORS, linear, rescaled, slope_and_intercep
 from medfuse.io.limits import check_voxels
 from medfuse.volume import Modality, Source, Step, Unit, Volume
 
+#: Transfer syntaxes that only lossy compression has.
+LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
 #: Elements that hold pixels or are only of use with them.
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "IconImageSequence")
 
@@ -271,7 +273,7 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
     array = np.empty((*shape, 3) if color else shape, np.uint8 if color else np.float32)
     instances: dict[tuple[str, str], tuple[float, float] | None] = {}
     source: Dataset | None = None
-    start = 0
+    start, is_lossy = 0, False
     files = [(path, list(run)) for path, run in groupby(stacked.planes, key=lambda plane: plane.path)]
     requests = [_request(planes) for _, planes in files]
     with Decoder(requests) as decoder:
@@ -283,8 +285,12 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
                 _read_frames(decoder.frames(request, dataset), dataset, planes, planned.stored_unit, out)
                 if instance := word(dataset, "SOPInstanceUID"):
                     instances[word(dataset, "SOPClassUID"), instance] = linear(planes, planned.stored_unit)
+                is_lossy |= word(dataset.file_meta, "TransferSyntaxUID") in LOSSY
+                is_lossy |= word(dataset, "LossyImageCompression") == "01"
                 source = source or _header_of(dataset)
             start += len(planes)
+    if source is not None and is_lossy:  # once lost, always (PS3.3 section C.7.6.1.1.5), whatever the file says
+        source.LossyImageCompression = "01"
     step = Step(
         "read",
         {

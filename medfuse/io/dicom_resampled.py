@@ -29,7 +29,7 @@ from medfuse.io.dicom_derived import (
     update,
 )
 from medfuse.io.dicom_header import leniently, word, words
-from medfuse.io.dicom_options import DicomOptions
+from medfuse.io.dicom_options import IS_MAX, DicomOptions
 from medfuse.io.dicom_parametric_map import write_parametric_map
 from medfuse.io.dicom_provenance import SourceReferences, carry
 from medfuse.io.dicom_slices import Storage, robust_window, write_slices
@@ -47,6 +47,8 @@ PET_ACQUISITION = (
     *("PatientGantryRelationshipCodeSequence", "FrameReferenceTime", "ActualFrameDuration", "DecayFactor"),
     *("AcquisitionDate", "AcquisitionTime"),
 )
+#: What SUV is made of beside the activity.
+OF_SUV = ("PatientWeight", "PatientSize")
 #: PET attributes of type 1 and 2 where the source does not give them.
 PET_UNKNOWN: dict[str, Any] = {
     **{"CountsSource": "EMISSION", "CorrectedImage": None, "DecayCorrection": "NONE", "CollimatorType": None},
@@ -78,11 +80,11 @@ def write_resampled(
         OutputError: A file cannot be written.
     """
     owner = replace(volume, source=Source(structural.format, structural.header, also=(volume.source,)))
-    number = series_number(owner, nth, (options or DicomOptions()).series_number) + SERIES_AFTER
+    number = min(series_number(owner, nth, (options or DicomOptions()).series_number) + SERIES_AFTER, IS_MAX)
     how = DicomOptions(
-        series_description=f"medfuse {volume.modality.value} resampled", series_number=max(0, number - nth + 1)
+        series_description=f"medfuse {volume.modality.value} resampled", series_number=max(1, number - nth + 1)
     )
-    result = Result(owner, "resampled", how, uids, nth)
+    result = Result(owner, "resampled", how, uids, nth, volume.source.header)
     with config.disable_value_validation():
         if volume.modality is Modality.PT:
             paths = _write(result, _pet(result, volume.source.header or Dataset()), folder)
@@ -139,6 +141,9 @@ def _pet(result: Result, header: Dataset) -> Dataset:
     update(dataset, PET_UNKNOWN)
     carry(header, dataset, PET_ACQUISITION)
     describe(dataset, result)
+    for keyword in OF_SUV:  # not those of the structural scan, which may be of another day
+        dataset.pop(keyword, None)
+    carry(header, dataset, OF_SUV)
     for item in dataset.RadiopharmaceuticalInformationSequence:
         item.setdefault("RadionuclideCodeSequence", [])
     dataset.Units = PET_UNITS.get(volume.unit) or word(header, "Units") or "PROPCNTS"
