@@ -178,7 +178,22 @@ def _check_replaceable(new: Path, target: Path, may_hold: Collection[str]) -> No
     """Refuse to replace a folder that holds anything but an earlier result: names, digits apart, as in the new one."""
     if new.is_dir() and not target.is_dir():
         raise OutputError(f"expected a folder to write, found the file {target.name}", "Choose another name")
-    strangers = _names(target) - _names(new) if target.is_dir() else set()
+    if target.is_dir():
+        refuse_strangers(target, _names(new), may_hold)
+
+
+def refuse_strangers(target: Path, names: Collection[str], may_hold: Collection[str] = ()) -> None:
+    """Refuse to replace a folder that holds anything but an earlier result; `whole` does this too, in the end.
+
+    Args:
+        target: The folder.
+        names: Paths in the new one, digits folded.
+        may_hold: As for `whole`.
+
+    Raises:
+        OutputError: It does.
+    """
+    strangers = _names(target) - set(names)
     strangers = {name for name in strangers if name.rpartition("/")[2] not in may_hold}
     if strangers:
         raise OutputError(
@@ -189,4 +204,13 @@ def _check_replaceable(new: Path, target: Path, may_hold: Collection[str]) -> No
 
 def _names(folder: Path) -> set[str]:
     """The paths of everything in a folder, relative to it, each run of digits folded to one sign."""
-    return {re.sub(r"\d+", "#", path.relative_to(folder).as_posix()) for path in folder.rglob("*")}
+    return {folded(path.relative_to(folder).as_posix()) for path in folder.rglob("*")}
+
+
+def folded(name: str) -> str:
+    """A name with each run of digits as one sign.
+
+    >>> folded("duet/28001.png")
+    'duet/#.png'
+    """
+    return re.sub(r"\d+", "#", name)

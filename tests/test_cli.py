@@ -537,6 +537,15 @@ def test_train_writes_weights_and_tells_its_figures(medfuse: Command, refused: C
     refused(7, "found a training in out", "train", "small.yaml", "--data", "data", "-o", "out", "--device", "cpu")
     again = medfuse("train", "small.yaml", "--data", "data", "-o", "out", "--device", "cpu", "--resume", "--json")
     assert again.json == ran.json
+    Path("out/checkpoint.pt").unlink()  # it is large, and the weights are there
+    for words in ((), ("--resume",)):
+        line = ("train", "small.yaml", "--data", "data", "-o", "out", "--device", "cpu", *words)
+        refused(7, "found a training in out. Go on with --resume, which needs its checkpoint.pt", *line)
+    Path("out/tensorboard").mkdir()
+    Path("small.yaml").write_text(Path("small.yaml").read_text().replace("seed: 1", "seed: 2"))
+    new = medfuse("train", "small.yaml", "--data", "data", "-o", "out", "--device", "cpu", "--overwrite", "--json")
+    assert new.code == 0
+    assert not Path("out/tensorboard").exists()
     refused(3, "YAML file", "train", "nothing.yaml", "--data", "data", "-o", "out2")
     refused(3, "none", "train", "small.yaml", "--data", "nothing", "-o", "out2")
     refused(2, "expected a device", "train", "small.yaml", "--data", "data", "-o", "out2", "--device", "abacus")

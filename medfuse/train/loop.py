@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import platform
+import shutil
 import time
 from io import StringIO
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+#: A line a report; what was trained, and how; and where TensorBoard's log goes.
+LOG, MADE, BOARD = "log.csv", "training.json", "tensorboard"
 
 
 def train(
@@ -77,10 +80,12 @@ def train(
         raise ValueError(f"expected float32 or bfloat16 on {device.type}, got float16")
     if config.network not in TRAINABLE:
         raise InputError(f"expected a network of {', '.join(TRAINABLE)}, found {config.network}")
-    checkpoint = out / CHECKPOINT
-    if checkpoint.exists() and not (resume or overwrite):
+    checkpoint, results = out / CHECKPOINT, [out / name for name in (f"{config.network}.safetensors", LOG, MADE)]
+    is_there = any(path.exists() for path in (checkpoint, *results))
+    if is_there and not overwrite and not (resume and checkpoint.exists()):
         raise OutputError(
-            f"expected a new folder, found a training in {out.name}", "Go on with --resume, or replace it: --overwrite"
+            f"expected a new folder, found a training in {out.name}",
+            f"Go on with --resume, which needs its {CHECKPOINT}, or replace it: --overwrite",
         )
     with this_process(device) as process:
         task = task_of(config, vgg, process.device)
@@ -101,6 +106,9 @@ def train(
             torch.manual_seed(config.seed + process.rank)  # each process drops its own features
             if process.is_first:
                 _write(checkpoint, state.to_bytes())  # refused here rather than at the first report
+                for path in results:
+                    path.unlink(missing_ok=True)
+                shutil.rmtree(out / BOARD, ignore_errors=True)
         board = _board(out, state.step) if tensorboard and process.is_first else None
         try:
             _run(state, task, images, out, process, board)
@@ -220,7 +228,7 @@ def _record(state: State, out: Path, board: SummaryWriter | None) -> None:
         for name, value in report.items():
             board.add_scalar(name, value, int(report["step"]))
         board.flush()
-    _write(out / "log.csv", text.getvalue().encode())
+    _write(out / LOG, text.getvalue().encode())
     _write(out / f"{state.config.network}.safetensors", to_bytes(state.best))
     _write(out / CHECKPOINT, state.to_bytes())
 
@@ -240,7 +248,7 @@ def _finish(state: State, task: Task, images: Images, out: Path, process: Proces
         "machine": _machine(process),
         "config": plain(state.config),
     }
-    _write(out / "training.json", (json.dumps(made, indent=2) + "\n").encode())
+    _write(out / MADE, (json.dumps(made, indent=2) + "\n").encode())
     return figures
 
 
@@ -260,7 +268,7 @@ def _board(out: Path, step: int) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError("TensorBoard is not installed; install it with: pip install tensorboard") from error
-    return SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
+    return SummaryWriter(str(out / BOARD), purge_step=step or None)
 
 
 def _write(path: Path, content: bytes) -> None:
