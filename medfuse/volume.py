@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,8 @@ class Source:
         also: Of a fused volume, the sources of the other volumes that went into it.
         rescales: DICOM only: (slope, intercept) of each of the files, from its stored values to the volume's unit;
             empty where a file has more than one such pair, or none.
+        frames: DICOM only: of each of the files the frames used, from 1, or () where it was used whole; empty where
+            all were.
 
     Its repr shows no header and no UID, so that neither reaches a log.
     """
@@ -80,6 +82,13 @@ class Source:
     instances: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     also: tuple[Source, ...] = ()
     rescales: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+    frames: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+
+    @property
+    def images(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """SOP Class UID, SOP Instance UID, and the frames used of every file, or () of one that was used whole."""
+        frames = self.frames or ((),) * len(self.instances)
+        return ((*instance, used) for instance, used in zip(self.instances, frames, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from medfuse.color import apply_palette, parse_window
 from medfuse.fusion import Engine
 from medfuse.grid import Grid
 from medfuse.io.dicom_companions import write_companions
+from medfuse.io.dicom_provenance import source_references
 from medfuse.io.dicom_uids import stable_uids
 from medfuse.io.files import inspect, read
 from medfuse.pipeline import fuse, write_fused
@@ -195,6 +196,21 @@ def test_a_scan_that_was_resampled_before_does_not_lie_where_its_files_say(study
     laid = resample(pet, mr.grid, Transform(POSE))
     for grid in ("structural", "functional"):
         assert companions(fuse(mr, laid, grid=grid, engine=rule), study / grid) == {}
+
+
+def test_of_a_file_of_several_volumes_the_frames_that_were_fused_are_named(fused: Volume, tmp_path: Path) -> None:
+    source = fused.source
+    used = ((3, 4), *((),) * (len(source.instances) - 1))
+    written = companions(replace(fused, source=replace(source, frames=used)), tmp_path / "out")
+    named = [
+        written["registration"].RegistrationSequence[0].ReferencedImageSequence,
+        written["blending"].AdvancedBlendingSequence[0].ReferencedImageSequence,
+        written["blending"].SourceImageSequence,
+        source_references(replace(source, frames=used)),
+    ]
+    for first, second, *_ in named:
+        assert list(first.ReferencedFrameNumber) == [3, 4]
+        assert "ReferencedFrameNumber" not in second
 
 
 # Blending

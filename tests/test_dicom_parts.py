@@ -277,6 +277,11 @@ def test_echoes_and_times_of_a_converted_image(echoes: Path, oblique_volume: Vol
         found = read(tmp_path / "converted.dcm", series=f"9:{part}", frame=frame)
         np.testing.assert_array_equal(found.array, oblique_volume.array + brighter)
         assert found.grid.matches(oblique_volume.grid, 1e-4)
+        ((_, uid, frames),) = found.source.images
+        assert (uid, len(frames)) == (converted.SOPInstanceUID, len(oblique_volume.array))
+        used = [converted.PerFrameFunctionalGroupsSequence[number - 1] for number in frames]
+        intercepts = {item.PixelValueTransformationSequence[0].RescaleIntercept for item in used}
+        assert len(intercepts) == 1  # that of this part and this time
 
 
 def test_frames_are_listed_and_chosen(echoes: Path, oblique_volume: Volume) -> None:

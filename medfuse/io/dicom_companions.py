@@ -26,7 +26,14 @@ from medfuse.color.palette import table_of
 from medfuse.io.dicom_derived import PATIENT_AND_STUDY, Result, carry_region, decimal, save, settle_conditions, update
 from medfuse.io.dicom_header import count, leniently, word, words
 from medfuse.io.dicom_options import IS_MAX, DicomOptions
-from medfuse.io.dicom_provenance import carry, code_item, companion_description, describe_equipment
+from medfuse.io.dicom_provenance import (
+    carry,
+    code_item,
+    companion_description,
+    describe_equipment,
+    reference,
+    source_references,
+)
 from medfuse.io.dicom_uids import Uids
 from medfuse.volume import Source, Volume
 
@@ -75,7 +82,12 @@ class Side:
     @property
     def references(self) -> list[Dataset]:
         """An item for each of its files."""
-        return [_reference(*instance) for instance in self.source.instances]
+        return [reference(*instance) for instance in self.source.instances]
+
+    @property
+    def images(self) -> list[Dataset]:
+        """The same with the frames that were used, where not all of a file were."""
+        return [reference(*image) for image in self.source.images]
 
 
 @leniently()
@@ -185,7 +197,7 @@ def _placed(side: Side, registered_from_source: NDArray[np.float64], kind: Any, 
     registration.MatrixSequence = [matrix]
     if by_frame:
         item.FrameOfReferenceUID = side.frame
-    item.ReferencedImageSequence = side.references
+    item.ReferencedImageSequence = side.images
     item.MatrixRegistrationSequence = [registration]
     return item
 
@@ -222,9 +234,10 @@ def _blending(result: Result, sides: Sequence[Side], registration: Dataset | Non
     # highdicom knows one study and one frame of reference; PS3.3 section C.11.33 allows more, with a registration
     for side, blended in zip(sides, inputs, strict=True):
         blended.StudyInstanceUID = word(side.header, "StudyInstanceUID")
+        blended.ReferencedImageSequence = side.images
     if registration is not None:
         inputs[1].ReferencedSpatialRegistrationSequence = [_place_of(registration)]
-    dataset.SourceImageSequence = [_source(*instance) for side in sides for instance in side.source.instances]
+    dataset.SourceImageSequence = [item for side in sides for item in source_references(side.source)]
     _refer(dataset, sides, registration)
     return dataset
 
@@ -334,17 +347,5 @@ def _place_of(written: Dataset) -> Dataset:
     """A reference to an object by study and series (PS3.3 table C.17-3)."""
     series = Dataset()
     series.SeriesInstanceUID = written.SeriesInstanceUID
-    series.ReferencedSOPSequence = [_reference(written.SOPClassUID, written.SOPInstanceUID)]
+    series.ReferencedSOPSequence = [reference(written.SOPClassUID, written.SOPInstanceUID)]
     return _study(written.StudyInstanceUID, [series])
-
-
-def _source(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
-    item = _reference(sop_class_uid, sop_instance_uid)
-    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]
-    return item
-
-
-def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
-    return item

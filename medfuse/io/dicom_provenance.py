@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -152,9 +152,9 @@ class SourceReferences:
 
     def __init__(self, volume: Volume) -> None:
         first, *others = all_sources(volume.source)
-        own = [_encoded_reference(*instance) for instance in first.instances]
+        own = [_encoded_reference(*image) for image in first.images]
         self._own = own if is_slice_to_slice(volume) else [b"".join(own)] * volume.grid.shape[0]
-        self._others = b"".join(_encoded_reference(*instance) for source in others for instance in source.instances)
+        self._others = b"".join(_encoded_reference(*image) for source in others for image in source.images)
 
     def set_on(self, dataset: Dataset, k: int) -> None:
         """Set the references of slice `k` on a data set that was read from Explicit VR Little Endian."""
@@ -280,20 +280,27 @@ def is_slice_to_slice(volume: Volume) -> bool:
 
 def source_references(source: Source) -> list[Dataset]:
     """An item of SourceImageSequence (PS3.3 section C.7.6.1.1.4) for each image of one source."""
-    return [_reference(*instance) for instance in source.instances]
+    return [_reference(*image) for image in source.images]
 
 
-def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+def reference(sop_class_uid: str, sop_instance_uid: str, frames: Sequence[int] = ()) -> Dataset:
+    """A reference to an image, or to some of its frames, from 1 (PS3.3 table 10-3)."""
     item = Dataset()
-    item.ReferencedSOPClassUID = sop_class_uid
-    item.ReferencedSOPInstanceUID = sop_instance_uid
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    if frames:
+        item.ReferencedFrameNumber = list(frames)
+    return item
+
+
+def _reference(sop_class_uid: str, sop_instance_uid: str, frames: Sequence[int]) -> Dataset:
+    item = reference(sop_class_uid, sop_instance_uid, frames)
     item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]
     return item
 
 
-def _encoded_reference(sop_class_uid: str, sop_instance_uid: str) -> bytes:
+def _encoded_reference(sop_class_uid: str, sop_instance_uid: str, frames: Sequence[int]) -> bytes:
     """An item of SourceImageSequence in Explicit VR Little Endian."""
-    item = _reference(sop_class_uid, sop_instance_uid)
+    item = _reference(sop_class_uid, sop_instance_uid, frames)
     with DicomBytesIO() as buffer:
         buffer.is_implicit_VR, buffer.is_little_endian = False, True
         write_sequence_item(buffer, item, ["ascii"])

@@ -272,6 +272,7 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
     shape = (len(stacked.planes), *stacked.planes[0].shape)
     array = np.empty((*shape, 3) if color else shape, np.uint8 if color else np.float32)
     instances: dict[tuple[str, str], tuple[float, float] | None] = {}
+    frames: dict[tuple[str, str], tuple[int, ...]] = {}
     source: Dataset | None = None
     start, is_lossy = 0, False
     files = [(path, list(run)) for path, run in groupby(stacked.planes, key=lambda plane: plane.path)]
@@ -283,8 +284,11 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
                 check_length(dataset, path.name)
                 out = array[start : start + len(planes)]
                 _read_frames(decoder.frames(request, dataset), dataset, planes, planned.stored_unit, out)
-                if instance := word(dataset, "SOPInstanceUID"):
-                    instances[word(dataset, "SOPClassUID"), instance] = linear(planes, planned.stored_unit)
+                if uid := word(dataset, "SOPInstanceUID"):
+                    instance = word(dataset, "SOPClassUID"), uid
+                    instances[instance] = linear(planes, planned.stored_unit)
+                    used = tuple(sorted({plane.frame + 1 for plane in planes}))
+                    frames[instance] = used if len(used) < count(dataset, "NumberOfFrames", 1) else ()
                 is_lossy |= word(dataset.file_meta, "TransferSyntaxUID") in LOSSY
                 is_lossy |= word(dataset, "LossyImageCompression") == "01"
                 source = source or _header_of(dataset)
@@ -315,7 +319,13 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
         history = (*history, straightened)
     factor = planned.suv.factor if planned.suv else 1.0
     rescales = tuple((factor * pair[0], factor * pair[1]) for pair in instances.values() if pair)
-    origin = Source("dicom", source, tuple(instances), rescales=rescales if len(rescales) == len(instances) else ())
+    origin = Source(
+        "dicom",
+        source,
+        tuple(instances),
+        rescales=rescales if len(rescales) == len(instances) else (),
+        frames=tuple(frames.values()) if any(frames.values()) else (),
+    )
     return Volume(array, stacked.grid, planned.modality, planned.unit, origin, history)
 
 
