@@ -230,7 +230,8 @@ def _open(path: Path, stack: ExitStack) -> tuple[Any, Any]:
                 "where it lies in the patient",
                 "Convert it again from its source, with the orientation kept",
             )
-    image.header["pixdim"][1:4][stated["pixdim"][1:4] == 0] = 0  # nibabel puts 1 there
+    with np.errstate(all="ignore"):  # of NaN
+        image.header["pixdim"][1:4][stated["pixdim"][1:4] == 0] = 0  # nibabel puts 1 there
     return image, streams["image"]
 
 
@@ -335,10 +336,10 @@ def _form(image: Any, which: str) -> tuple[NDArray[np.float64] | None, str] | No
     if code == 0:
         return None
     named = f"{which} ({_CODES[code]})"
-    if which == "qform" and not image.header["pixdim"][1:4].all():
-        return None, named
     try:
         with np.errstate(all="ignore"):
+            if which == "qform" and (image.header["pixdim"][1:4] == 0).any():
+                return None, named
             return np.asarray(getattr(image, f"get_{which}")(), dtype=np.float64), named
     except (HeaderDataError, ValueError, ArithmeticError):
         return None, named
