@@ -135,9 +135,8 @@ def side(header: Dataset) -> str:
     Images say it in Laterality, or in Image Laterality (PS3.3 section C.7.6.1), frames in Frame Laterality (section
     C.7.6.16.2.8).
     """
-    anatomies = frame_anatomies(header)
-    stated = [word(header, "Laterality") or word(header, "ImageLaterality")]
-    sides = set(filter(None, stated)) or {word(anatomy, "FrameLaterality") for anatomy in anatomies}
+    stated = word(header, "Laterality") or word(header, "ImageLaterality")
+    sides = {stated} if stated else {word(anatomy, "FrameLaterality") for anatomy in frame_anatomies(header)}
     return sides.pop() if len(sides) == 1 and sides <= {"L", "R"} else ""
 
 

@@ -36,19 +36,12 @@ TAGS = [
         *("FrameIncrementPointer", "SliceVector", "InstanceNumber", "AcquisitionNumber", "EchoTime", "EchoNumbers"),
         *("ComplexImageComponent", "DiffusionBValue", "DiffusionGradientOrientation", "InversionTime", "FlipAngle"),
         *("ConvolutionKernel", "KVP", "SequenceName", "TemporalPositionIdentifier", "TriggerTime", "ContentLabel"),
-        *(
-            "FrameReferenceTime",
-            "AcquisitionTime",
-            "ContentTime",
-            "ContentDate",
-            "DimensionIndexSequence",
-            "Manufacturer",
-        ),
+        *("FrameReferenceTime", "AcquisitionTime", "ContentTime", "DimensionIndexSequence", "Manufacturer"),
         *(0x00290010, 0x00291010),  # Siemens CSA header, which describes mosaics
         *("PixelRepresentation", "BitsStored", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit"),
         *("DecayCorrection", "CorrectedImage", "DecayFactor", "ActualFrameDuration", "SeriesDate", "SeriesTime"),
         *("AcquisitionDate", "TimezoneOffsetFromUTC", "PatientWeight", "RadiopharmaceuticalInformationSequence"),
-        *("NumberOfSlices", "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"),
+        *("ContentDate", "NumberOfSlices", "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"),
         # GE's and Philips' PET elements (`dicom_suv`), in the first blocks that their creators may have reserved
         *(0x00090000 + at for block in (0x10, 0x11, 0x12) for at in (block, (block << 8) + 0x0D)),
         *(0x70530000 + at for block in (0x10, 0x11, 0x12) for at in (block, block << 8, (block << 8) + 0x09)),

@@ -133,4 +133,4 @@ def _region(header: Dataset) -> Dataset:
 
 def _laterality(header: Dataset) -> str:
     """The side (PS3.3 section C.7.6.16.2.8): "U", unpaired, also where the source does not say."""
-    return side(header) if word(header, "BodyPartExamined") not in UNPAIRED and side(header) else "U"
+    return "U" if word(header, "BodyPartExamined") in UNPAIRED else side(header) or "U"
