@@ -182,18 +182,18 @@ def _check_replaceable(new: Path, target: Path, may_hold: Collection[str]) -> No
         refuse_strangers(target, _names(new), may_hold)
 
 
-def refuse_strangers(target: Path, names: Collection[str], may_hold: Collection[str] = ()) -> None:
+def refuse_strangers(target: Path, names: Iterable[str], may_hold: Collection[str] = ()) -> None:
     """Refuse to replace a folder that holds anything but an earlier result; `whole` does this too, in the end.
 
     Args:
         target: The folder.
-        names: Paths in the new one, digits folded.
+        names: Paths in the new one; which digits they have does not matter.
         may_hold: As for `whole`.
 
     Raises:
         OutputError: It does.
     """
-    strangers = _names(target) - set(names)
+    strangers = _names(target) - {_folded(name) for name in names}
     strangers = {name for name in strangers if name.rpartition("/")[2] not in may_hold}
     if strangers:
         raise OutputError(
@@ -204,13 +204,8 @@ def refuse_strangers(target: Path, names: Collection[str], may_hold: Collection[
 
 def _names(folder: Path) -> set[str]:
     """The paths of everything in a folder, relative to it, each run of digits folded to one sign."""
-    return {folded(path.relative_to(folder).as_posix()) for path in folder.rglob("*")}
+    return {_folded(path.relative_to(folder).as_posix()) for path in folder.rglob("*")}
 
 
-def folded(name: str) -> str:
-    """A name with each run of digits as one sign.
-
-    >>> folded("duet/28001.png")
-    'duet/#.png'
-    """
+def _folded(name: str) -> str:
     return re.sub(r"\d+", "#", name)

@@ -542,10 +542,17 @@ def test_train_writes_weights_and_tells_its_figures(medfuse: Command, refused: C
         line = ("train", "small.yaml", "--data", "data", "-o", "out", "--device", "cpu", *words)
         refused(7, "found a training in out. Go on with --resume, which needs its checkpoint.pt", *line)
     Path("out/tensorboard").mkdir()
+    for name in ("events.out.tfevents.1", "mine.txt"):
+        Path("out/tensorboard", name).write_text("log")
+    log = Path("out2/tensorboard/events.out.tfevents.1")
+    log.parent.mkdir(parents=True)
+    log.write_text("log")
+    refused(7, "found a training in out2", "train", "small.yaml", "--data", "data", "-o", "out2", "--device", "cpu")
+    log.unlink()
     Path("small.yaml").write_text(Path("small.yaml").read_text().replace("seed: 1", "seed: 2"))
     new = medfuse("train", "small.yaml", "--data", "data", "-o", "out", "--device", "cpu", "--overwrite", "--json")
     assert new.code == 0
-    assert not Path("out/tensorboard").exists()
+    assert [path.name for path in Path("out/tensorboard").iterdir()] == ["mine.txt"]
     refused(3, "YAML file", "train", "nothing.yaml", "--data", "data", "-o", "out2")
     refused(3, "none", "train", "small.yaml", "--data", "nothing", "-o", "out2")
     refused(2, "expected a device", "train", "small.yaml", "--data", "data", "-o", "out2", "--device", "abacus")

@@ -88,6 +88,12 @@ def test_midnight_comes_after_the_evening(clock: str) -> None:
     assert [frame[0].header[f"{clock}Time"].value for frame in part.frames] == [time for _, time in times]
 
 
+def test_a_time_of_day_counts_alone_where_one_has_no_date() -> None:
+    later = volume(9, AcquisitionDate="20240301", AcquisitionTime="100000")
+    (part,) = parts_of(volume(0, AcquisitionTime="090000") + later)
+    assert part.labels == ("AcquisitionTime + 0 s", "AcquisitionTime + 3600 s")
+
+
 def test_the_order_of_the_images_is_the_last_resort() -> None:
     (part,) = parts_of(volume(0) + volume(3))
     assert part.labels == ("image 1", "image 2")

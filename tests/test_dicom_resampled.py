@@ -82,6 +82,14 @@ def test_what_the_values_were_acquired_with_goes_with_them(tmp_path: Path, rule:
     assert (dwi.EchoTime, dwi.MagneticFieldStrength, dwi.get("ContrastBolusAgent")) == (95, 1.5, None)
 
 
+def test_of_a_scan_that_says_nothing_nothing_is_made_up(tmp_path: Path, rule: Engine) -> None:
+    write_series(phantom(Modality.MR, (12, 18, 20), FRAME), tmp_path / "mr", description="mr", number=1)
+    change_all(tmp_path / "mr", lambda one: setattrs(one, EchoTime="12", ContrastBolusAgent="GD"))
+    written(read(tmp_path / "mr"), phantom(Modality.MR, (12, 18, 20), FRAME), rule, tmp_path / "out")
+    found = pydicom.dcmread(tmp_path / "out" / "resampled" / "resampled-0001.dcm")
+    assert (found.get("EchoTime"), found.get("ContrastBolusAgent")) == (None, None)
+
+
 def setattrs(dataset: pydicom.Dataset, **attributes: object) -> None:
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -15,7 +19,8 @@ import requests
 from nodes import instance, uid
 
 from medfuse.cli import app
-from medfuse.errors import NetworkError
+from medfuse.errors import NetworkError, OutputError
+from medfuse.pacs import client
 from medfuse.pacs.client import find
 from medfuse.pacs.network import Away, web_client
 from medfuse.pacs.send import offer
@@ -213,3 +218,51 @@ def test_an_answer_that_is_cut_short_is_refused_and_nothing_is_written(tmp_path:
             with pytest.raises(NetworkError, match=r"expected the whole answer of .*, found that it ends early"):
                 app(words, standalone_mode=False)
             assert not out.exists()
+
+
+def test_what_comes_by_several_associations_at_once_is_all_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(event: int) -> tuple[bytes]:
+        time.sleep(0.001)
+        return (str(event).encode(),)
+
+    monkeypatch.setattr(client, "whole_file", slowly)
+    taking = client._Taking(tmp_path, None)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(taking.store, range(60))) == {0}  # type: ignore[arg-type]
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {str(n).encode() for n in range(60)}
+    assert len(set(taking.paths)) == 60
+
+
+def test_a_move_is_waited_for_as_long_as_instances_come(tmp_path: Path) -> None:
+    taking = client._Taking(tmp_path, None)
+    nothing = (None, None)
+
+    def answers(*found: tuple[Any, Any]) -> Any:
+        """A connection on which an instance comes before each answer but the last."""
+        left = list(found)
+
+        def get_msg(block: bool = False) -> tuple[Any, Any]:
+            assert block
+            if len(left) > 1:
+                taking.take(lambda path: path.write_bytes(b""))
+            return left.pop(0)
+
+        association = SimpleNamespace(dimse=SimpleNamespace(get_msg=get_msg))
+        client._wait_while_it_sends(association, taking)  # type: ignore[arg-type]
+        return association.dimse.get_msg(block=True)
+
+    assert answers(nothing, nothing, (1, "done")) == (1, "done")
+    assert answers(nothing, nothing) == nothing  # and no longer
+
+
+def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*words: Any) -> None:
+        *_, taking = words
+        taking.take(lambda path: path.joinpath("no", "folder").write_bytes(b""))
+        raise NetworkError("found status A702")
+
+    monkeypatch.setattr(client, "_c_get", refused)
+    with pytest.raises(OutputError, match=r"expected to write what was received, cannot\. Check rights and space"):
+        client.pull("1.2", None, Destination("a", "A", "h", 1), tmp_path)

@@ -184,6 +184,9 @@ def test_serve_checks_everything_before_it_starts(tmp_path: Path, capsys: pytest
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"rules": [pair]}))
     serve({**LEAST, "rules": "rules.yaml"})
     assert "warning: node.yaml has no priors_from" in capsys.readouterr().err
+    (tmp_path / "nifti.yaml").write_text(yaml.safe_dump({"rules": [pair], "fusion": {"format": "nifti"}}))
+    with pytest.raises(InputError, match="expected rules of a node to make DICOM, found format nifti in near"):
+        serve({**LEAST, "rules": "nifti.yaml"})
     serve({**LEAST, "rules": "rules.yaml", "priors_from": "one"})
     assert capsys.readouterr().err == ""
     assert not (tmp_path / "spool").exists()

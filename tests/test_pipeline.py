@@ -584,12 +584,13 @@ def test_all_of_a_run_is_one_study_in_one_frame_also_where_no_scan_states_one(
 
 
 def test_a_colour_scan_that_is_to_be_resampled_is_refused_before_the_work(
-    mr: Volume, rule: Engine, tmp_path: Path
+    mr: Volume, rule: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(mr, tmp_path / "mr.nii")
     write(
         fuse(mr, replace(mr, modality=Modality.PT, unit=Unit.SUV), register="none", engine=rule), tmp_path / "rgb.nii"
     )
+    monkeypatch.setattr(pipeline, "fuse", pytest.fail)
     words = ("--resampled", "--functional-modality", "pet", "--json", "--any-patient")
     with pytest.raises(UnsupportedImage, match=r"found a colour volume. Leave --resampled away"):
         app(["fuse", str(tmp_path / "mr.nii"), str(tmp_path / "rgb.nii"), "-o", str(tmp_path / "out"), *words])

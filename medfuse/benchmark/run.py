@@ -20,11 +20,11 @@ from medfuse.benchmark.measuring import Planes, SafetyValues, Values, measure_pl
 from medfuse.benchmark.table import Table
 from medfuse.devices import choose_device
 from medfuse.errors import GridMismatch, InputError, UnsupportedImage
-from medfuse.fusion import METHODS, leaving_color, modality_beside
+from medfuse.fusion import leaving_color, modality_beside
 from medfuse.io.pictures import Picture, is_picture, read_picture, write_picture
 from medfuse.io.sidecar import modality_named, to_modality
 from medfuse.metrics import MEASURES, Convention
-from medfuse.output import check_target, folded, refuse_strangers, whole
+from medfuse.output import check_target, refuse_strangers, whole
 from medfuse.volume import Modality
 
 _Key = TypeVar("_Key")
@@ -144,16 +144,14 @@ def run(
     contenders = to_contenders(methods, str(chosen), modality)
     pairs, left_out = find_pairs(folder, structural, functional, names, limit)
     colors = [pair.read()[1].chroma is not None for pair in pairs]  # what cannot be used is told now, not after an hour
-    earlier = _earlier(outputs.pictures)
     if outputs.pictures and outputs.pictures.is_dir():
         folders = [contender.folder for contender in contenders if contender.is_asked]
-        made = (folded(f"{name}/{pair.name}.png") for name in folders for pair in pairs)
-        refuse_strangers(outputs.pictures, {*map(folded, folders), *made}, earlier)
+        made = [*folders, *(f"{name}/{pair.name}.png" for name in folders for pair in pairs)]
+        refuse_strangers(outputs.pictures, made)
     with ExitStack() as stack:
 
         def place(path: Path | None) -> Path | None:
-            there = whole(path, overwrite=overwrite, inputs=inputs, may_hold=earlier) if path else None
-            return stack.enter_context(there) if there else None
+            return stack.enter_context(whole(path, overwrite=overwrite, inputs=inputs)) if path else None
 
         pictures, *files = (place(path) for path in (outputs.pictures, outputs.json, outputs.csv, outputs.markdown))
         values, safety, seconds = _compare(
@@ -294,12 +292,6 @@ def _timed(contender: Contender, structural: Planes, functional: Planes) -> tupl
     started = time.perf_counter()
     fused = contender.fuse(structural, functional)
     return fused, time.perf_counter() - started
-
-
-def _earlier(pictures: Path | None) -> set[str]:
-    """Names, digits folded, that an earlier run by other methods or on other pairs may have left among pictures."""
-    folders = [pictures / name for name in METHODS if (pictures / name).is_dir()] if pictures else []
-    return {folded(path.name) for folder in folders for path in (folder, *folder.glob("*.png"))}
 
 
 def _save(

@@ -57,10 +57,11 @@ def serve(
 def _check(settings: Settings, name: str) -> None:
     """Refuse what cannot work, before anything starts: rules, keys, authorizations and the folder."""
     from medfuse.pacs.priors import days_of
-    from medfuse.pacs.rules import read_rules
+    from medfuse.pacs.rules import check_sendable, read_rules
     from medfuse.pacs.spool import check_place
 
     rules = read_rules(settings.rules)
+    check_sendable(rules)
     settings.check()
     check_place(settings.spool)
     if settings.priors_from is None and days_of(rules) is not None:

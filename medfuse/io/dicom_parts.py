@@ -225,6 +225,8 @@ def _distinction(
     columns: dict[str, list[Value]] = {}
     for keyword, sequence in (*KINDS, *TIMES):
         values = [_value(group(plane.header, plane.frame, sequence), keyword) for plane in planes]
+        if keyword in CLOCKS and not all(value and re.fullmatch(r"\d{8}", value[0]) for value in values):
+            values = [value and ("", value[1]) for value in values]  # dates that are not all there order nothing
         if len(set(values)) > 1:
             columns.setdefault(keyword, values)
     columns |= _dimensions(planes)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -275,6 +276,9 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
     frames: dict[tuple[str, str], tuple[int, ...]] = {}
     source: Dataset | None = None
     start, is_lossy = 0, False
+    used: dict[Path, set[int]] = defaultdict(set)  # one file after the other, or by turns
+    for plane in stacked.planes:
+        used[plane.path].add(plane.frame + 1)
     files = [(path, list(run)) for path, run in groupby(stacked.planes, key=lambda plane: plane.path)]
     requests = [_request(planes) for _, planes in files]
     with Decoder(requests) as decoder:
@@ -287,8 +291,8 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
                 if uid := word(dataset, "SOPInstanceUID"):
                     instance = word(dataset, "SOPClassUID"), uid
                     instances[instance] = linear(planes, planned.stored_unit)
-                    used = tuple(sorted({plane.frame + 1 for plane in planes}))
-                    frames[instance] = used if len(used) < count(dataset, "NumberOfFrames", 1) else ()
+                    is_part = len(used[path]) < count(dataset, "NumberOfFrames", 1)
+                    frames[instance] = tuple(sorted(used[path])) if is_part else ()
                 is_lossy |= word(dataset.file_meta, "TransferSyntaxUID") in LOSSY
                 is_lossy |= word(dataset, "LossyImageCompression") == "01"
                 source = source or _header_of(dataset)

@@ -84,7 +84,7 @@ def write_resampled(
     how = DicomOptions(
         series_description=f"medfuse {volume.modality.value} resampled", series_number=max(1, number - nth + 1)
     )
-    result = Result(owner, "resampled", how, uids, nth, volume.source.header)
+    result = Result(owner, "resampled", how, uids, nth, volume.source.header or Dataset())
     with config.disable_value_validation():
         if volume.modality is Modality.PT:
             paths = _write(result, _pet(result, volume.source.header or Dataset()), folder)

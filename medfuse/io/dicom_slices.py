@@ -162,7 +162,7 @@ def _grey_template(result: Result, storage: Storage) -> Dataset:
     volume = result.volume
     dataset = SOPClass(sop_class_uid=MRImageStorage, modality="MR", **result.identity)
     update(dataset, MR_UNKNOWN)
-    header = result.acquired or volume.source.header
+    header = volume.source.header if result.acquired is None else result.acquired
     if header is not None and word(header, "SOPClassUID") == MRImageStorage:
         carry(header, dataset, MR_ACQUISITION)
     _, dataset.Rows, dataset.Columns = volume.grid.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from medfuse.pacs.settings import Destination
 
 if TYPE_CHECKING:
     from pynetdicom import evt
+    from pynetdicom.association import Association
 
 #: Patient and study attributes that a query may match, and what they are called here.
 MATCHES = {"study": "StudyInstanceUID", "accession": "AccessionNumber", "patient": "PatientID", "date": "StudyDate"}
@@ -186,12 +188,16 @@ def pull(
         OutputError: A file cannot be written.
     """
     taking = _Taking(out, progress)
-    if at.url:
-        _wado(study, series, at, taking)
-    elif listen is None:
-        _c_get(study, series, at, ae_title, taking)
-    else:
-        _c_move(study, series, at, ae_title, listen, taking)
+    try:
+        if at.url:
+            _wado(study, series, at, taking)
+        elif listen is None:
+            _c_get(study, series, at, ae_title, taking)
+        else:
+            _c_move(study, series, at, ae_title, listen, taking)
+    except NetworkError:
+        if taking.error is None:  # what we refuse for lack of space the other tells as a failure of its own
+            raise
     if taking.error is not None:
         raise OutputError("expected to write what was received, cannot", "Check rights and space") from taking.error
     if not taking.paths:
@@ -205,6 +211,7 @@ class _Taking:
     def __init__(self, out: Path, progress: Progress | None) -> None:
         self.paths: list[Path] = []
         self.error: OSError | None = None
+        self._lock = threading.Lock()
         self._out, self._progress = out, progress
         self._before = sum(1 for _ in out.iterdir())
 
@@ -222,8 +229,9 @@ class _Taking:
         return True
 
     def store(self, event: evt.Event) -> int:
-        """Take what a C-STORE brings."""
-        return _SUCCESS if self.take(lambda path: path.write_bytes(b"".join(whole_file(event)))) else 0xA700
+        """Take what a C-STORE brings; of several associations at once, as a C-MOVE may use them, one after another."""
+        with self._lock:
+            return _SUCCESS if self.take(lambda path: path.write_bytes(b"".join(whole_file(event)))) else 0xA700
 
 
 def _wado(study: str, series: str | None, at: Destination, taking: _Taking) -> None:
@@ -274,7 +282,25 @@ def _c_move(
 
     asked = associated(at, [build_context(Model)], ae_title)
     with _listening(ae_title, listen, taking), asked as association, _hung_up(at):
+        _wait_while_it_sends(association, taking)
         _follow(at, association.send_c_move(_identifier(study, series), ae_title, Model))
+
+
+def _wait_while_it_sends(association: Association, taking: _Taking) -> None:
+    """Have the wait for an answer begin anew as long as instances come: none has to come before the last of them.
+
+    Pending responses to a C-MOVE are optional (PS3.4 section C.4.2.2.1).
+    """
+    ask = association.dimse.get_msg
+
+    def ask_on(block: bool = False) -> Any:
+        while True:
+            before = len(taking.paths)
+            found = ask(block)
+            if found != (None, None) or len(taking.paths) == before:
+                return found
+
+    association.dimse.get_msg = ask_on  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -218,6 +218,19 @@ def read_rules(path: Path | None = None, settings: Mapping[str, Any] | None = No
         raise _refused(name, error) from error
 
 
+def check_sendable(rules: Rules) -> None:
+    """Refuse rules whose results a node could not send.
+
+    Raises:
+        InputError: One makes NIfTI alone.
+    """
+    for rule in rules.rules:
+        if rule.fusion.format == "nifti":
+            raise InputError(
+                f"expected rules of a node to make DICOM, found format nifti in {rule.name}", "Say dicom, or both"
+            )
+
+
 def _rule(content: Any, where: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Rule:
     """One rule; the words of its fusion over those before it and under those after it."""
     _check_keys(content, set(_RULE), _REQUIRED[Rule], where)

@@ -63,11 +63,12 @@ def fuse_by(settings: Settings) -> Fuse:
 
 def _fuse_study(settings: Settings, source: Path, out: Path) -> Outcome:
     """Fuse a study; an error that does not pass, as of damaged files, is what became of it."""
-    from medfuse.pacs.rules import read_rules
+    from medfuse.pacs.rules import check_sendable, read_rules
     from medfuse.pacs.study import fuse_study
 
     try:
         rules, archive = read_rules(settings.rules), settings.archive_of_priors
+        check_sendable(rules)
         if archive is None:
             return to_outcome(fuse_study(source, out, rules))
         with emptied(out.parent / PRIORS) as priors:

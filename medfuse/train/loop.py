@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import platform
-import shutil
 import time
 from io import StringIO
 from pathlib import Path
@@ -20,7 +19,7 @@ from medfuse.errors import InputError, OutputError, WeightsError
 from medfuse.fusion.networks import FUSERS, TRAINABLE
 from medfuse.fusion.networks.collapsed import channels_last
 from medfuse.fusion.weights import read_weights, to_bytes
-from medfuse.output import whole
+from medfuse.output import refuse_folder, whole
 from medfuse.train.config import Config
 from medfuse.train.images import Images, read_images, read_pairs
 from medfuse.train.processes import Process, this_process
@@ -81,7 +80,8 @@ def train(
     if config.network not in TRAINABLE:
         raise InputError(f"expected a network of {', '.join(TRAINABLE)}, found {config.network}")
     checkpoint, results = out / CHECKPOINT, [out / name for name in (f"{config.network}.safetensors", LOG, MADE)]
-    is_there = any(path.exists() for path in (checkpoint, *results))
+    logs = list((out / BOARD).glob("events.out.tfevents.*"))
+    is_there = any(path.exists() for path in (checkpoint, *results, *logs))
     if is_there and not overwrite and not (resume and checkpoint.exists()):
         raise OutputError(
             f"expected a new folder, found a training in {out.name}",
@@ -106,9 +106,9 @@ def train(
             torch.manual_seed(config.seed + process.rank)  # each process drops its own features
             if process.is_first:
                 _write(checkpoint, state.to_bytes())  # refused here rather than at the first report
-                for path in results:
+                for path in (*results, *logs):
+                    refuse_folder(path)
                     path.unlink(missing_ok=True)
-                shutil.rmtree(out / BOARD, ignore_errors=True)
         board = _board(out, state.step) if tensorboard and process.is_first else None
         try:
             _run(state, task, images, out, process, board)
