@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from medfuse.cli import app
 from medfuse.errors import NetworkError, OutputError
 from medfuse.pacs import client
 from medfuse.pacs.client import find
-from medfuse.pacs.network import Away, web_client
+from medfuse.pacs.network import Away, _refuse_stranger, web_client
 from medfuse.pacs.send import offer
 from medfuse.pacs.settings import Destination, Tls
 
@@ -152,6 +153,18 @@ def test_a_service_may_be_at_another_place(tmp_path: Path, status: int) -> None:
         strange(status, {"Location": f"{there.url}/studies"}, b"") as here,
     ):
         assert list(offer([file], here)) == [(file, "")]
+
+
+@pytest.mark.parametrize(
+    ("place", "is_followed"), [("https://h/2", True), ("/2", True), ("http://h/2", False), ("//other/2", True)]
+)
+def test_what_was_encrypted_is_not_sent_again_in_clear(place: str, is_followed: bool) -> None:
+    answer = requests.Response()
+    answer.status_code, answer.url, answer.raw = 308, "https://h/1", BytesIO()
+    answer.headers["Location"] = place
+    answer.request = requests.Request("POST", answer.url).prepare()
+    with nullcontext() if is_followed else pytest.raises(NetworkError, match="HTTP status 308"):
+        _refuse_stranger(Destination("web", url="https://h"), answer)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from email.message import Message
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 from medfuse.errors import NetworkError, one_line
 from medfuse.pacs.settings import Destination, Tls, refuse_secrets
@@ -260,16 +261,15 @@ def _refuse_stranger(to: Destination, answer: requests.Response, **_: Any) -> No
     Args:
         to: Who should answer.
         answer: One of success or redirection. What is redirected is repeated as a GET, which stores nothing, but by
-            two of its statuses.
+            two of its statuses; and not in clear where it was encrypted.
     """
     if answer.request.method != "POST" or not answer.ok:
         return
-    if answer.is_redirect and answer.status_code in _REPEATED:
+    schemes = [urlsplit(url).scheme for url in (answer.url, urljoin(answer.url, answer.headers.get("Location", "")))]
+    if answer.is_redirect and answer.status_code in _REPEATED and schemes != ["https", "http"]:
         return
-    kind, is_elsewhere = (
-        answer.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
-        answer.status_code >= 300,
-    )
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    is_elsewhere = answer.status_code >= 300
     if is_elsewhere or (answer.content and kind not in _STORED):
         found = f"HTTP status {answer.status_code}" if is_elsewhere else "something else than DICOMweb's answer"
         answer.close()
