@@ -156,34 +156,26 @@ def test_what_fails_is_tried_again_and_then_dead(start: Started, archive: Archiv
     assert len(archive.received) == RESULTS
 
 
+@pytest.mark.parametrize("crashes", [False, True])
 def test_what_was_fused_is_sent_when_the_last_attempt_fails_in_part(
-    start: Started, archive: Archive, tmp_path: Path
+    start: Started, archive: Archive, tmp_path: Path, crashes: bool
 ) -> None:
+    note = "the process that fused ended with -9" if crashes else "a pair found no space"
+
     def fuse(source: Path, out: Path) -> Outcome:
         stand_in(source, out)
-        return Outcome("a pair found no space", is_flawed=True, may_pass=True)
-
-    node = start(fuse=fuse)
-    list(send([instance(tmp_path, "a", 0)], us(node)))
-    wait_for(is_in(node, "dead"))
-    (entry,) = node.queue.entries()
-    assert (entry.attempts, entry.note, entry.sent) == (3, "a pair found no space", RESULTS)
-    assert len(archive.received) == RESULTS
-
-
-def test_what_was_fused_is_sent_when_the_last_attempt_crashes(start: Started, archive: Archive, tmp_path: Path) -> None:
-    def fuse(source: Path, out: Path) -> Outcome:
-        stand_in(source, out)
+        if not crashes:
+            return Outcome(note, is_flawed=True, may_pass=True)
         unfinished = out / "fused" / f"{UNFINISHED}x" / "new"
         unfinished.mkdir(parents=True)
         (unfinished / "0.dcm").write_bytes(b"half of")
-        raise WorkFailed("the process that fused ended with -9")
+        raise WorkFailed(note)
 
     node = start(fuse=fuse)
     list(send([instance(tmp_path, "a", 0)], us(node)))
     wait_for(is_in(node, "dead"))
     (entry,) = node.queue.entries()
-    assert (entry.attempts, entry.note, entry.sent) == (3, "the process that fused ended with -9", RESULTS)
+    assert (entry.attempts, entry.note, entry.sent) == (3, note, RESULTS)
     assert len(archive.received) == RESULTS
 
 

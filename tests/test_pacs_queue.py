@@ -59,6 +59,12 @@ def taken(queue: Queue, key: str = KEY) -> Job:
     return found
 
 
+def errand_to(queue: Queue, destination: str) -> Job:
+    found = queue.errand(destination)
+    assert found is not None
+    return found
+
+
 def state(queue: Queue) -> str:
     (entry,) = queue.entries()
     return entry.state
@@ -100,8 +106,7 @@ def test_a_late_instance_makes_what_is_under_way_outdated(queue: Queue) -> None:
 def test_what_was_sent_is_not_sent_again_unless_it_has_changed(queue: Queue) -> None:
     job = taken(queue)
     queue.fused(job, results("a", "b", "c"), ["one"], "", flawed=False)
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     for result in results("a", "b"):
         queue.sending(errand, "one", result, None)
     queue.arriving(KEY, UID)  # while it is being sent
@@ -114,15 +119,13 @@ def test_what_was_sent_is_not_sent_again_unless_it_has_changed(queue: Queue) -> 
     again = queue.take()
     assert again is not None
     queue.fused(again, results("a", "changed", "c", "new"), ["one"], "", flawed=False)
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     assert [one.digest for one in queue.unsent(errand, "one")] == ["changed", "new"]
 
 
 def test_what_was_begun_is_there_perhaps_unless_an_older_content_went_there(queue: Queue) -> None:
     queue.fused(taken(queue), results("a", "b"), ["one"], "", flawed=False)
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     first, second = results("a", "b")
     queue.sending(errand, "one", None, first)
     queue.sending(errand, "one", first, second)
@@ -134,8 +137,7 @@ def test_what_was_begun_is_there_perhaps_unless_an_older_content_went_there(queu
     again = queue.take()
     assert again is not None
     queue.fused(again, results("changed", "b"), ["one"], "", flawed=False)
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     assert queue.unsent(errand, "one") == [results("changed")[0], replace(second, is_there_perhaps=True)]
     queue.sending(errand, "one", None, results("changed")[0])
     assert [one.is_there_perhaps for one in queue.unsent(errand, "one")] == [False, True]
@@ -144,8 +146,7 @@ def test_what_was_begun_is_there_perhaps_unless_an_older_content_went_there(queu
 def test_a_mark_of_an_older_content_is_no_mark(queue: Queue) -> None:
     job = taken(queue)
     queue.fused(job, results("new"), ["one"], "", flawed=False)
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     queue.sending(errand, "one", results("old")[0], None)
     assert queue.unsent(errand, "one") == results("new")
 
@@ -169,8 +170,7 @@ def test_failures_wait_and_then_die(queue: Queue, clock: Clock) -> None:
 
 def test_deliveries_that_fail_wait_and_then_die(queue: Queue, clock: Clock) -> None:
     queue.fused(taken(queue), results("a"), ["one", "two"], "", flawed=False)
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     queue.undelivered(errand, "one", "away", 60)
     assert queue.errand("one") is None
     other = queue.errand("two")
@@ -179,16 +179,14 @@ def test_deliveries_that_fail_wait_and_then_die(queue: Queue, clock: Clock) -> N
     queue.delivered(other, "two")
     assert state(queue) == "sending"
     clock.now += 60
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     assert errand.attempts == 1
     queue.undelivered(errand, "one", "away", None)
     (entry,) = queue.entries()
     assert (entry.state, entry.note, entry.sent, entry.unsent) == ("dead", "one: away", 1, 1)
     assert queue.retry(entry.id) == "sending"
     assert queue.errand("two") is None
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     queue.sending(errand, "one", results("a")[0], None)
     queue.delivered(errand, "one")
     (entry,) = queue.entries()
@@ -197,8 +195,7 @@ def test_deliveries_that_fail_wait_and_then_die(queue: Queue, clock: Clock) -> N
 
 def test_a_flawed_study_is_sent_and_then_dead_and_fused_when_retried(queue: Queue) -> None:
     queue.fused(taken(queue), results("a"), ["one"], "a pair does not overlap", flawed=True)
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     queue.sending(errand, "one", results("a")[0], None)
     queue.delivered(errand, "one")
     (entry,) = queue.entries()
@@ -243,12 +240,10 @@ def test_deliveries_to_a_destination_that_is_no_more_end(queue: Queue) -> None:
     assert queue.give_up_all_but(["one", "gone"]) == 0
     assert queue.give_up_all_but(["one"]) == 1
     assert state(queue) == "sending"
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     queue.undelivered(errand, "one", "away", 3600)
     assert queue.retry(errand.id, ["one"]) == "sending"  # the one there is, at once
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     queue.sending(errand, "one", results("a")[0], None)
     queue.delivered(errand, "one")
     (entry,) = queue.entries()
@@ -259,8 +254,7 @@ def test_deliveries_to_a_destination_that_is_no_more_end(queue: Queue) -> None:
 
 def test_what_stays_of_an_earlier_fusion_is_told(queue: Queue) -> None:
     queue.fused(taken(queue), results("a", "b", "c"), ["one", "two"], "", flawed=False)
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     for result in results("a", "b"):
         queue.sending(errand, "one", result, None)
     kept, *_ = results("changed")
@@ -472,8 +466,7 @@ def test_a_delivery_that_waits_says_why(node: Path, capsys: pytest.CaptureFixtur
     queue = Queue(node.parent / "spool" / QUEUE)
     queue.drop(3)
     queue.fused(taken(queue, key_of("4")), results("a"), ["one"], "", flawed=False)
-    errand = queue.errand("one")
-    assert errand is not None
+    errand = errand_to(queue, "one")
     queue.undelivered(errand, "one", "away", 60, counts=False)
     queue.close()
     app(["queue", "show", str(node), key_of("4")], standalone_mode=False)

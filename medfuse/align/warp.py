@@ -124,11 +124,11 @@ class Warp:
         bent = sitk.DisplacementFieldTransform(sitk.Image(inverted))
         inverse = Warp(back, sitk.CompositeTransform([bent, back.to_itk()]))
         points = _spread(whole)
-        outer = _outside(self.itk)
+        _, outer = _lattices(self.itk)
         if outer.distance_mm(self.linear, whole.corners_mm).max() > SAME_MM:
             reach_mm = outer.distance_mm(self, _faces(whole)).max()
-            moved = Warp(outer, sitk.CompositeTransform([inverse.itk, outer.to_itk()]))
-            near = sitk.DisplacementFieldTransform(_displacements(moved.itk, _sampled(_grown(whole, reach_mm))))
+            moved = sitk.CompositeTransform([inverse.itk, outer.to_itk()])
+            near = sitk.DisplacementFieldTransform(_displacements(moved, _sampled(_grown(whole, reach_mm))))
             inverse = Warp(back, sitk.CompositeTransform([near, outer.inverse().to_itk()]))
             if reach_mm < INVERSE_TOLERANCE_MM:
                 points = np.concatenate([points, _spread(_grown(whole, BEYOND_MM))])
@@ -229,28 +229,13 @@ def _spread(grid: Grid) -> NDArray[np.float64]:
     return grid.points_mm(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
 
 
-def _outside(itk: sitk.Transform) -> Transform:
-    """What a transform is where none of its B-splines and displacement fields is: its linear parts alone."""
-    outer = Transform.identity()
-    for part in _parts(itk):
-        if part.IsLinear():
-            outer = Transform(Transform.from_itk(part).moving_from_fixed @ outer.moving_from_fixed)
-    return outer
-
-
 def _deformed(itk: sitk.Transform) -> Grid:
     """The block of the fixed world that the B-splines and displacement fields in a transform cover.
 
     Raises:
         UnsupportedImage: There are none.
     """
-    before = Transform.identity()
-    lattices: list[tuple[Transform, Grid]] = []
-    for part in _parts(itk):
-        if part.IsLinear():
-            before = Transform(Transform.from_itk(part).moving_from_fixed @ before.moving_from_fixed)
-        else:
-            lattices.append((before.inverse(), _lattice(part)))
+    lattices, _ = _lattices(itk)
     if not lattices:
         raise UnsupportedImage("expected a B-spline or a displacement field, found a transform without either")
     world_from_lattice, first = lattices[0]
@@ -260,6 +245,21 @@ def _deformed(itk: sitk.Transform) -> Grid:
     k, j, i = (np.ceil((high - low) / FINEST_MM).astype(int) + 1).tolist()
     spacing = (high - low) / np.maximum(np.array((k, j, i)) - 1, 1)
     return Grid.from_axes((k, j, i), (u @ v) @ low, np.where(spacing > 0, spacing, FINEST_MM), u @ v)
+
+
+def _lattices(itk: sitk.Transform) -> tuple[list[tuple[Transform, Grid]], Transform]:
+    """The blocks over which the parts of a transform bend, each with the map from its world to the fixed one.
+
+    And what the transform is where none of them is: its linear parts alone.
+    """
+    before = Transform.identity()
+    lattices: list[tuple[Transform, Grid]] = []
+    for part in _parts(itk):
+        if part.IsLinear():
+            before = Transform(Transform.from_itk(part).moving_from_fixed @ before.moving_from_fixed)
+        else:
+            lattices.append((before.inverse(), _lattice(part)))
+    return lattices, before
 
 
 def _parts(itk: sitk.Transform) -> Iterator[sitk.Transform]:

@@ -19,6 +19,7 @@ from medfuse.errors import InputError, one_line
 if TYPE_CHECKING:
     from medfuse.pacs.queue import Queue
     from medfuse.pacs.records import Entry
+    from medfuse.pacs.settings import Settings
     from medfuse.pacs.spool import Spool
 
 app = typer.Typer(help="See and steer what `medfuse serve` has to do.", rich_markup_mode=None)
@@ -48,7 +49,7 @@ def list_(
 
     if unknown := sorted(set(state or ()) - set(STATES)):
         raise typer.BadParameter(f"expected a state of {', '.join(STATES)}, got {unknown[0]!r}")
-    with _opened(config) as (queue, _):
+    with _opened(config) as (queue, *_):
         entries, paused = queue.entries(state or STATES), queue.is_paused
     if as_json:
         print_json({"paused": paused, "studies": [_json(entry, uids) for entry in entries]})
@@ -64,7 +65,7 @@ def list_(
 @app.command()
 def show(config: Config, study: Study, uids: Uids = False, as_json: As_json = False) -> None:
     """One study: what was received, where its results go, and what went wrong."""
-    with _opened(config) as (queue, spool):
+    with _opened(config) as (queue, spool, _):
         entry = queue.entry(study)
         deliveries = queue.deliveries(entry.id)
         inputs = spool.inputs(entry.key)
@@ -92,12 +93,10 @@ def retry(
     as_json: As_json = False,
 ) -> None:
     """Try again at once what is dead or waits. What a destination has accepted is not sent again."""
-    from medfuse.pacs.settings import read_settings
-
     if dead and studies:
         raise typer.BadParameter("expected studies or --dead, got both")
-    names = [one.name for one in read_settings(config).destinations]
-    with _opened(config) as (queue, _):
+    with _opened(config) as (queue, _, settings):
+        names = [one.name for one in settings.destinations]
         chosen = queue.entries(["dead"]) if dead else [queue.entry(one) for one in _some(studies)]
         states = {entry.id: queue.retry(entry.id, names) for entry in chosen}
     if as_json:
@@ -117,7 +116,7 @@ def drop(
     as_json: As_json = False,
 ) -> None:
     """Forget studies, and remove their files."""
-    with _opened(config) as (queue, spool):
+    with _opened(config) as (queue, spool, _):
         chosen = [queue.entry(one) for one in _some(studies)]
         working = [entry for entry in chosen if entry.state not in ("done", "dead")]
         if working and not unfinished:
@@ -137,7 +136,7 @@ def drop(
 @app.command()
 def pause(config: Config) -> None:
     """Stop fusing and sending after what is under way. Instances are still received."""
-    with _opened(config) as (queue, _):
+    with _opened(config) as (queue, *_):
         queue.pause(True)
     typer.echo("paused")
 
@@ -145,14 +144,14 @@ def pause(config: Config) -> None:
 @app.command()
 def resume(config: Config) -> None:
     """Go on fusing and sending."""
-    with _opened(config) as (queue, _):
+    with _opened(config) as (queue, *_):
         queue.pause(False)
     typer.echo("resumed")
 
 
 @contextmanager
-def _opened(config: Path) -> Iterator[tuple[Queue, Spool]]:
-    """The queue and the folders of a node."""
+def _opened(config: Path) -> Iterator[tuple[Queue, Spool, Settings]]:
+    """The queue and the folders of a node, and how it is set up."""
     from medfuse.pacs.queue import Queue
     from medfuse.pacs.records import QUEUE
     from medfuse.pacs.settings import read_settings
@@ -165,7 +164,7 @@ def _opened(config: Path) -> Iterator[tuple[Queue, Spool]]:
         )
     queue = Queue(settings.spool / QUEUE)
     try:
-        yield queue, Spool(settings.spool)
+        yield queue, Spool(settings.spool), settings
     finally:
         queue.close()
 

@@ -224,9 +224,8 @@ def _distinction(
     """
     columns: dict[str, list[Value]] = {}
     for keyword, sequence in (*KINDS, *TIMES):
-        values = [_value(group(plane.header, plane.frame, sequence), keyword) for plane in planes]
-        if keyword in CLOCKS and not all(value and re.fullmatch(r"\d{8}", value[0]) for value in values):
-            values = [value and ("", value[1]) for value in values]  # dates that are not all there order nothing
+        groups = [group(plane.header, plane.frame, sequence) for plane in planes]
+        values = [words(of, keyword) for of in groups] if keyword not in CLOCKS else _moments(groups, keyword)
         if len(set(values)) > 1:
             columns.setdefault(keyword, values)
     columns |= _dimensions(planes)
@@ -250,14 +249,18 @@ def _distinction(
     )
 
 
-def _value(header: Dataset, keyword: str) -> Value:
-    """The values of an attribute; of a time of day, its date and the time, so that midnight comes after the evening."""
-    values = words(header, keyword)
-    if keyword not in CLOCKS or not values:
-        return values
-    if date_in := CLOCKS[keyword]:
-        return word(header, date_in), values[0]
-    return values[0][:8], re.split("[+-]", values[0][8:])[0]  # without the time zone, which is that of all
+def _moments(headers: list[Dataset], keyword: str) -> list[Value]:
+    """Dates and times of day, so that midnight comes after the evening; no dates where not all headers have one."""
+    found = []
+    for header in headers:
+        (text, *_), dated_by = words(header, keyword) or ("",), CLOCKS[keyword]
+        if dated_by:
+            date, time = word(header, dated_by), text
+        else:  # without the time zone, which is that of all
+            date, time = text[:8], re.split("[+-]", text[8:])[0]
+        found.append((date, time) if text else ())
+    are_dated = all(value and re.fullmatch(r"\d{8}", value[0]) for value in found)
+    return [value if are_dated or not value else ("", value[1]) for value in found]
 
 
 def _unlike(columns: dict[str, list[Value]]) -> list[str]:

@@ -84,12 +84,13 @@ def write_resampled(
     how = DicomOptions(
         series_description=f"medfuse {volume.modality.value} resampled", series_number=max(1, number - nth + 1)
     )
-    result = Result(owner, "resampled", how, uids, nth, volume.source.header or Dataset())
+    header = volume.source.header or Dataset()
+    result = Result(owner, "resampled", how, uids, nth, header)
     with config.disable_value_validation():
         if volume.modality is Modality.PT:
-            paths = _write(result, _pet(result, volume.source.header or Dataset()), folder)
+            paths = _write(result, _pet(result, header), folder)
         elif volume.modality is Modality.CT:
-            paths = _write(result, _ct(result, volume.source.header or Dataset()), folder)
+            paths = _write(result, _ct(result, header), folder)
         else:
             paths = (write_slices if volume.modality is Modality.MR else write_parametric_map)(result, folder)
     return [path.rename(path.with_name(path.name.replace("fused", "resampled"))) for path in paths]

@@ -326,16 +326,15 @@ class Queue:
                     "SELECT destination FROM errands WHERE study = ? AND state != 'done'", (study,)
                 )
             }
+            there = stuck if destinations is None else stuck.intersection(destinations)
             if state == "dead":
-                can_be_sent = destinations is None or stuck <= set(destinations)
-                state = "sending" if stuck and can_be_sent and not is_flawed else "quiet"
+                state = "sending" if stuck and stuck == there and not is_flawed else "quiet"
                 change.execute("UPDATE studies SET attempts = 0, is_flawed = 0 WHERE id = ?", (study,))
                 self._set(change, study, state, "")
             change.execute("UPDATE studies SET due = 0 WHERE id = ?", (study,))
-            again = stuck if destinations is None else stuck.intersection(destinations)
             change.executemany(
                 "UPDATE errands SET state = 'sending', attempts = 0, due = 0 WHERE study = ? AND destination = ?",
-                [(study, to) for to in again],
+                [(study, to) for to in there],
             )
         return str(state)
 
