@@ -85,6 +85,14 @@ def test_no_link_leads_out(directory: Path, tmp_path: Path) -> None:
         read(directory)
 
 
+def test_a_link_in_a_circle_is_a_slice_that_is_missed(directory: Path) -> None:
+    image = images(directory)[0]
+    image.unlink()
+    image.symlink_to(image)
+    with pytest.raises(UnreadableFile, match="1 damaged or unreadable, which may belong to the series"):
+        read(directory)
+
+
 def test_records_out_of_use_are_passed_over(directory: Path, oblique_volume: Volume) -> None:
     def retire(record: Dataset) -> None:
         record.RecordInUseFlag = 0

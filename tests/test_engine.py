@@ -25,11 +25,12 @@ from medfuse.fusion import READY, Display, Engine, display_of
 from medfuse.fusion.flight import Lane
 from medfuse.fusion.methods import METHODS, RULES, Method
 from medfuse.fusion.networks import FUSERS, TRAINABLE
-from medfuse.fusion.settings import Setting, _legacy_precisions, _set_legacy_precisions, one_thread
+from medfuse.fusion.settings import _legacy_precisions, _set_legacy_precisions, one_thread
 from medfuse.fusion.strategies import STRATEGIES
 from medfuse.fusion.weights import read_weights
 from medfuse.grid import Grid
 from medfuse.pipeline import fuse
+from medfuse.process import Setting
 from medfuse.stages import profiled
 from medfuse.volume import Modality, Pair, Source, Unit, Volume
 

@@ -6,6 +6,7 @@ leads from the folder of the DICOMDIR downwards, and nowhere else.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,7 +86,7 @@ class _Medium:
 
     def __init__(self, root: Path, name: str) -> None:
         self._root, self._name = root, name
-        self._inside = root.resolve()
+        self._inside = os.path.realpath(root)
         self._entries: dict[Path, dict[str, str]] = {}
 
     def find(self, components: tuple[str, ...]) -> Path:
@@ -97,7 +98,7 @@ class _Medium:
         path = self._root
         for component in components:
             path /= self._listed(path).get(component.upper(), component)
-        if not path.resolve().is_relative_to(self._inside):
+        if not Path(os.path.realpath(path)).is_relative_to(self._inside):  # resolve() may fail at links in a circle
             raise UnreadableFile(
                 f"expected files below the folder of {self._name}, found a link that leads elsewhere",
                 "Do not trust this medium; give the folder that holds the images",

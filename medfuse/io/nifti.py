@@ -13,11 +13,9 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import threading
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +39,7 @@ from medfuse.io.deflate import MAX_RATIO
 from medfuse.io.limits import check_unpacked, check_voxels
 from medfuse.io.samples import from_stored, to_float32
 from medfuse.io.sidecar import meaning_of
+from medfuse.process import Setting
 from medfuse.volume import Modality, Source, Step, Unit, Volume
 
 #: Farthest that sform and qform may put a corner voxel apart and still agree; rounding stays far below.
@@ -54,8 +53,9 @@ _RGB = np.dtype([(channel, "u1") for channel in "RGB"])
 _RGBA = np.dtype([(channel, "u1") for channel in "RGBA"])
 #: Millimetres in a unit of length, by the lowest three bits of xyzt_units; of others nothing is known.
 _MM = {1: 1e3, 2: 1.0, 3: 1e-3}
-#: One at a time changes the level of nibabel's log, or it would stay changed.
-_LOG = threading.Lock()
+_NIBABEL_LOG = logging.getLogger("nibabel.global")
+#: How loud nibabel's log is; Python puts on the screen what no handler takes.
+_LOUDNESS = Setting(lambda: _NIBABEL_LOG.level, _NIBABEL_LOG.setLevel)
 #: What the codes of sform and qform say the position is relative to.
 _CODES = {1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI", 5: "template"}
 _GZIP = b"\x1f\x8b"
@@ -210,7 +210,7 @@ def _open(path: Path, stack: ExitStack) -> tuple[Any, Any]:
         streams = {"header": _stream(path, stack), "image": _stream(image_path, stack)}
         stated = kinds[version_2].header_class.from_fileobj(streams["header"], check=False)
         streams["header"].seek(0)
-        with _without_log():
+        with _LOUDNESS.at(logging.CRITICAL + 1):
             image = kinds[version_2].from_file_map({key: FileHolder(fileobj=file) for key, file in streams.items()})
     except Exception as error:
         raise UnreadableFile(
@@ -233,20 +233,6 @@ def _open(path: Path, stack: ExitStack) -> tuple[Any, Any]:
     with np.errstate(all="ignore"):  # of NaN
         image.header["pixdim"][1:4][stated["pixdim"][1:4] == 0] = 0  # nibabel puts 1 there
     return image, streams["image"]
-
-
-@contextmanager
-def _without_log() -> Iterator[None]:
-    """Keep what nibabel logs of a header off the screen, where Python puts what no handler takes."""
-    from nibabel.imageglobals import logger
-
-    with _LOG:
-        level = logger.level
-        logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def _stream(path: Path, stack: ExitStack) -> Any:
