@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Generic, TypeVar
+from contextlib import AbstractContextManager, ExitStack, _GeneratorContextManager, contextmanager
+from functools import wraps
+from typing import Any, Generic, TypeVar
 
 _Value = TypeVar("_Value")
 
@@ -44,3 +45,21 @@ class Setting(Generic[_Value]):
                 if not self._holders:
                     self._put(self._found)
                     self._released.notify_all()
+
+
+def shared(context: Callable[[], AbstractContextManager[Any]]) -> Callable[[], _GeneratorContextManager[None]]:
+    """A context of the process that several threads may be in at once: the first enters it, the last leaves it.
+
+    Each with a context of its own, one that leaves before the other would put back what the other still relies on, and
+    the other then what the first had set.
+    """
+    entered = ExitStack()
+    setting = Setting(lambda: False, lambda enter: entered.enter_context(context()) if enter else entered.close())
+
+    @wraps(context)
+    @contextmanager
+    def together() -> Iterator[None]:
+        with setting.at(True):
+            yield
+
+    return together

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, config
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SpatialRegistrationStorage
 from pydicom.valuerep import DA, TM
@@ -24,7 +24,7 @@ from pydicom.valuerep import DA, TM
 from medfuse.color import PALETTES, Window, parse_window
 from medfuse.color.palette import table_of
 from medfuse.io.dicom_derived import PATIENT_AND_STUDY, Result, carry_region, decimal, save, settle_conditions, update
-from medfuse.io.dicom_header import count, leniently, word, words
+from medfuse.io.dicom_header import count, leniently, unvalidated, word, words
 from medfuse.io.dicom_options import IS_MAX, DicomOptions
 from medfuse.io.dicom_provenance import (
     carry,
@@ -118,7 +118,7 @@ def write_companions(
     options = options or DicomOptions()
     if sides is None or not sides[0].frame or alignment.get("deformable", True):
         return []
-    with config.disable_value_validation():  # a source's illegal name or identifier stays as it is
+    with unvalidated():
         structural, functional = sides
         moving_from_fixed = np.array(alignment["moving_from_fixed"], dtype=np.float64)
         is_apart = functional.frame != structural.frame or not np.array_equal(moving_from_fixed, np.eye(4))

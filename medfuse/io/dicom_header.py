@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, config
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -21,7 +21,7 @@ from pydicom.valuerep import PersonName
 from medfuse.errors import MedfuseError, MissingAttribute, UnreadableFile
 from medfuse.io import limits
 from medfuse.io.deflate import BARE, inflated
-from medfuse.process import Setting
+from medfuse.process import shared
 
 #: What is read of every file before one series is chosen, as tags: pydicom would look keywords up anew for each file.
 #: No patient's name leaves this package.
@@ -48,29 +48,25 @@ TAGS = [
         *(0x70530000 + at for block in (0x10, 0x11, 0x12) for at in (block, block << 8, (block << 8) + 0x09)),
     )
 ]
-#: What `leniently` has changed, while somebody is within it.
-_QUIET = ExitStack()
 
 
-def _be_quiet(quiet: bool) -> None:
-    if not quiet:
-        _QUIET.close()
-        return
-    _QUIET.enter_context(warnings.catch_warnings())
-    warnings.filterwarnings("ignore", category=UserWarning)
-    logger = logging.getLogger("pydicom")
-    _QUIET.callback(logger.setLevel, logger.level)
-    logger.setLevel(logging.ERROR)
-
-
-_LENIENCE = Setting(lambda: False, _be_quiet)
-
-
+@shared
 @contextmanager
 def leniently() -> Iterator[None]:
     """Silence pydicom about files that break a rule but can be understood. Also a decorator."""
-    with _LENIENCE.at(True):
-        yield
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+#: A context in which a source's illegal name or identifier stays as it is.
+unvalidated = shared(config.disable_value_validation)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, config
+from pydicom import Dataset
 from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
 from medfuse.io.dicom_derived import (
@@ -28,7 +28,7 @@ from medfuse.io.dicom_derived import (
     series_number,
     update,
 )
-from medfuse.io.dicom_header import leniently, word, words
+from medfuse.io.dicom_header import leniently, unvalidated, word, words
 from medfuse.io.dicom_options import IS_MAX, DicomOptions
 from medfuse.io.dicom_parametric_map import write_parametric_map
 from medfuse.io.dicom_provenance import SourceReferences, carry
@@ -86,7 +86,7 @@ def write_resampled(
     )
     header = volume.source.header or Dataset()
     result = Result(owner, "resampled", how, uids, nth, header)
-    with config.disable_value_validation():
+    with unvalidated():
         if volume.modality is Modality.PT:
             paths = _write(result, _pet(result, header), folder)
         elif volume.modality is Modality.CT:

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pydicom import config
-
 from medfuse.errors import OutputError
 from medfuse.io.dicom_derived import Result
-from medfuse.io.dicom_header import leniently
+from medfuse.io.dicom_header import leniently, unvalidated
 from medfuse.io.dicom_multiframe import write_multiframe
 from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.dicom_parametric_map import write_parametric_map
@@ -44,7 +42,7 @@ def write_dicom(
     options = options or DicomOptions()
     form, write = _form(volume, options)
     uids = uids or uids_of(volume, stable=options.stable_uids)
-    with leniently(), config.disable_value_validation():  # a source's illegal name or identifier stays as it is
+    with leniently(), unvalidated():
         return write(Result(volume, form, options, uids, nth), folder)
 
 

@@ -20,6 +20,7 @@ from medfuse.io.limits import check_voxels
 from medfuse.io.samples import from_stored, to_float32
 from medfuse.io.sidecar import meaning_of
 from medfuse.itk import itk_path, to_grid, to_image
+from medfuse.process import shared
 from medfuse.volume import Modality, Source, Step, Unit, Volume
 
 if TYPE_CHECKING:
@@ -171,16 +172,24 @@ def write_itk(volume: Volume, path: Path, format: str) -> None:
 @contextmanager
 def _damage_in(name: str) -> Iterator[None]:
     """Turn ITK's errors into `UnreadableFile`, and keep its warnings off the screen."""
+    try:
+        with _silently():
+            yield
+    except (RuntimeError, MemoryError, OverflowError, zlib.error) as error:
+        raise UnreadableFile(
+            f"expected a whole image file, found {name} cut short or damaged", "Copy or convert the file again"
+        ) from error
+
+
+@shared
+@contextmanager
+def _silently() -> Iterator[None]:
     import SimpleITK as sitk
 
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         yield
-    except (RuntimeError, MemoryError, OverflowError, zlib.error) as error:
-        raise UnreadableFile(
-            f"expected a whole image file, found {name} cut short or damaged", "Copy or convert the file again"
-        ) from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
