@@ -146,6 +146,48 @@ def test_metaimage_does_not_reach_into_other_folders(tmp_path: Path) -> None:
         read(mha(tmp_path / "x.mhd", MHA.replace("LOCAL", "/etc/passwd"), b""))
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "Comment = x\rElementDataFile = voxels.raw\nElementDataFile = {elsewhere}\n",
+        "elementdatafile = voxels.raw\nElementDataFile = {elsewhere}\n",
+        "\nElementDataFile = {elsewhere}\n",
+        "Comment = " + "x" * 65536 + "\nElementDataFile = {elsewhere}\n",
+        "ElementDataFile = LIST\n{elsewhere}\n",
+        "ElementDataFile = LISTED\n{elsewhere}\n",
+        "ElementDataFile = %d.raw 1 1 1\n",
+        "",
+    ],
+)
+def test_nothing_is_read_but_what_was_checked(tmp_path: Path, lines: str) -> None:
+    """ITK would open the other file, or make voxels up, without a word."""
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("elsewhere/voxels.raw", "voxels.raw", "LIST", "LISTED", "%d.raw 1 1 1", "1.raw"):
+        (tmp_path / name).write_bytes(DATA.tobytes())
+    text = MHA.replace("ElementDataFile = LOCAL\n", "") + lines.format(elsewhere=tmp_path / "elsewhere" / "voxels.raw")
+    with pytest.raises((UnreadableFile, UnsupportedImage)):
+        read(mha(tmp_path / "x.mhd", text, b""))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "content: x\rdata file: voxels.raw\ndata file: {elsewhere}\n",
+        "data file: voxels.raw\ndatafile: {elsewhere}\n",
+        " \ndata file: {elsewhere}\n",
+        "data file: LIST 3\n{elsewhere}\n",
+    ],
+)
+def test_nor_by_an_nrrd(tmp_path: Path, lines: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("elsewhere/voxels.raw", "voxels.raw", "LIST 3"):
+        (tmp_path / name).write_bytes(DATA.tobytes())
+    text = NRRD.format(space="LPS") + lines.format(elsewhere=tmp_path / "elsewhere" / "voxels.raw")
+    (tmp_path / "x.nhdr").write_bytes(text.encode())
+    with pytest.raises((UnreadableFile, UnsupportedImage)):
+        read(tmp_path / "x.nhdr")
+
+
 @pytest.mark.parametrize("named", ["LIST\nvoxels.raw", "slice%03d.raw 1 4 1", "absent.raw", ".", "x\0y"])
 def test_voxels_are_in_one_file_beside_or_nowhere(tmp_path: Path, named: str) -> None:
     (tmp_path / "voxels.raw").write_bytes(DATA.tobytes())

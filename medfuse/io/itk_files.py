@@ -210,19 +210,39 @@ def _open(path: Path, format: str) -> tuple[sitk.ImageFileReader, _Text]:
 
 
 def _text(path: Path) -> _Text:
-    """The text header of a file."""
+    """The text header of a file.
+
+    ITK opens whatever file it is named, so nothing may be named that is not seen here: not by a line that ends in
+    another way, not a second time, not after what is looked at.
+
+    Raises:
+        UnreadableFile: It is not clear what ITK would read.
+    """
     with path.open("rb") as file:
         start = file.read(_HEADER_BYTES)
+        is_all = not file.read(1)
     fields: dict[str, str] = {}
-    size = 0
-    for line in start.splitlines(keepends=True):
-        size += len(line)
-        field = re.match(r"([^#:=][^:=]*?)\s*[:=]\s*(.*?)\s*$", line.decode("latin-1"))
+    size = named = 0
+    is_nrrd = format_of(start) == NRRD
+    for line in start.split(b"\n"):
+        size += len(line) + 1
+        text = line.decode("latin-1").strip()
+        if "\r" in text or (is_nrrd and not text):
+            break
+        field = re.match(r"([^#:=][^:=]*?)\s*[:=]\s*(.*)$", text)
         if field:
             fields.setdefault(field[1].lower(), field[2])
-        if not line.strip() or "elementdatafile" in fields:
-            break
-    return _Text(fields, size)
+            named += field[1].lower() in _DATA_FILE
+            if field[1] == "ElementDataFile":
+                break
+    is_whole = line in (b"", b"\r") or is_all if is_nrrd else named > 0
+    if not is_whole or "\r" in text or named > 1:
+        raise UnreadableFile(
+            f"expected a header of plain lines, {_HEADER_BYTES} bytes at most, that names the file of the voxels once, "
+            f"found another in {path.name}",
+            "Convert it again from its source",
+        )
+    return _Text(fields, min(size, len(start)))
 
 
 def _data_path(path: Path, text: _Text) -> Path:
@@ -236,7 +256,7 @@ def _data_path(path: Path, text: _Text) -> Path:
             "Put header and voxels into one file",
         )
     data = path.with_name(named) if named not in ("", ".", "..") and "\0" not in named else path.parent
-    if not data.is_file():
+    if not data.is_file() or named.startswith("LIST") or "%" in named:  # lists and patterns of files to ITK
         raise UnreadableFile(
             f"expected the voxels in {path.name} or in one file beside it, found no such file",
             "Copy both files into one folder, or put header and voxels into one file",
