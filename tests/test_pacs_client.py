@@ -18,12 +18,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 from nodes import instance, uid
+from pydicom import dcmread
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 
 from medfuse.cli import app
 from medfuse.errors import NetworkError, OutputError
 from medfuse.pacs import client
 from medfuse.pacs.client import find
-from medfuse.pacs.network import Away, _refuse_stranger, web_client
+from medfuse.pacs.network import Away, _refuse_stranger, web_client, whole_file
 from medfuse.pacs.send import offer
 from medfuse.pacs.settings import Destination, Tls
 
@@ -158,12 +161,13 @@ def test_a_service_may_be_at_another_place(tmp_path: Path, status: int) -> None:
 @pytest.mark.parametrize(
     ("place", "is_followed"), [("https://h/2", True), ("/2", True), ("http://h/2", False), ("//other/2", True)]
 )
-def test_what_was_encrypted_is_not_sent_again_in_clear(place: str, is_followed: bool) -> None:
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_what_was_encrypted_is_not_sent_again_in_clear(place: str, is_followed: bool, method: str) -> None:
     answer = requests.Response()
     answer.status_code, answer.url, answer.raw = 308, "https://h/1", BytesIO()
     answer.headers["Location"] = place
-    answer.request = requests.Request("POST", answer.url).prepare()
-    with nullcontext() if is_followed else pytest.raises(NetworkError, match="HTTP status 308"):
+    answer.request = requests.Request(method, answer.url).prepare()
+    with nullcontext() if is_followed else pytest.raises(NetworkError, match="redirects from https to http"):
         _refuse_stranger(Destination("web", url="https://h"), answer)
 
 
@@ -233,23 +237,52 @@ def test_an_answer_that_is_cut_short_is_refused_and_nothing_is_written(tmp_path:
             assert not out.exists()
 
 
+def test_a_service_that_sends_something_else_is_not_believed(tmp_path: Path) -> None:
+    content = message([instance(tmp_path, "a", 0), instance(tmp_path, "b", 1)])
+    with service(lambda *_: ('multipart/related; type="application/dicom"; boundary=XX', content)) as web:
+        (tmp_path / "out").mkdir()
+        with pytest.raises(NetworkError, match=r"expected of .* what was asked for, found an instance of something"):
+            client.pull(uid("a"), None, web, tmp_path / "out")
+
+
+def stored(path: Path) -> Any:
+    """What pynetdicom tells of the file that a C-STORE brings."""
+    dataset = dcmread(path)
+    data = DicomBytesIO()
+    data.is_implicit_VR, data.is_little_endian = False, True
+    write_dataset(data, dataset)
+    return SimpleNamespace(file_meta=dataset.file_meta, request=SimpleNamespace(DataSet=BytesIO(data.getvalue())))
+
+
 def test_what_comes_by_several_associations_at_once_is_all_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(event: int) -> tuple[bytes]:
+    def slowly(event: Any) -> Any:
         time.sleep(0.001)
-        return (str(event).encode(),)
+        return whole_file(event)
 
+    events = [stored(instance(tmp_path, "a", number)) for number in range(60)]
     monkeypatch.setattr(client, "whole_file", slowly)
-    taking = client._Taking(tmp_path, None)
+    out = tmp_path / "out"
+    out.mkdir()
+    taking = client._Taking(out, uid("a"), uid("a", "series"))
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(taking.store, range(60))) == {0}  # type: ignore[arg-type]
-    assert {path.read_bytes() for path in tmp_path.iterdir()} == {str(n).encode() for n in range(60)}
+        assert set(pool.map(taking.store, events)) == {0}
+    assert {dcmread(path).SOPInstanceUID for path in out.iterdir()} == {uid("a", n) for n in range(60)}
     assert len(set(taking.paths)) == 60
 
 
+@pytest.mark.parametrize(("study", "series"), [("b", None), ("a", uid("a", "another"))])
+def test_what_was_not_asked_for_is_refused(tmp_path: Path, study: str, series: str | None) -> None:
+    """Whoever knows our address may send while we wait for a move."""
+    event = stored(instance(tmp_path, "a", 1))
+    (tmp_path / "out").mkdir()
+    assert client._Taking(tmp_path / "out", uid(study), series).store(event) == 0xA900
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_move_is_waited_for_as_long_as_instances_come(tmp_path: Path) -> None:
-    taking = client._Taking(tmp_path, None)
+    taking = client._Taking(tmp_path, "1.2", None)
     nothing = (None, None)
 
     def answers(*found: tuple[Any, Any]) -> Any:

@@ -38,7 +38,7 @@ def _tell(series: Any) -> None:
     described = f" {series.description!r}" if series.description else ""
     typer.echo(f"{name}: {series.modality}{described}, {series.files} file{'s' if series.files > 1 else ''}")
     if series.uid:
-        typer.echo(f"  uid       {series.uid}")
+        typer.echo(f"  uid       {one_line(series.uid)}")
     if series.shape:
         typer.echo(f"  voxels    {' × '.join(str(n) for n in series.shape)} (slices × rows × columns)")
     if series.frames:

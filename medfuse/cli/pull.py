@@ -10,6 +10,7 @@ import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
 from medfuse.cli.options import As_json, AuthorizationFrom, Ca, Certificate, Key, OurTitle, Overwrite, UseTls
+from medfuse.errors import one_line
 
 
 def pull(
@@ -64,7 +65,8 @@ def pull(
             print_json({"studies": [asdict(one) for one in found]})
             return
         for one in found:
-            typer.echo(f"{one.uid}  {one.date}  {'/'.join(one.modalities)}  {one.instances or '?'} instances")
+            told = f"{one.uid}  {one.date}  {'/'.join(one.modalities)}  {one.instances or '?'} instances"
+            typer.echo(one_line(told))
         return
     uids = studies(found, several=several)
     with progress_bars() as progress, whole(out, overwrite=overwrite) as beside:

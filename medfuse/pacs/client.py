@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medfuse.errors import InputError, NetworkError, OutputError, one_line
-from medfuse.io.dicom_header import damage_in, words
+from medfuse.io.dicom_header import damage_in, word, words
 from medfuse.pacs.network import MOST_CONTEXTS, associated, take_every_kind, web_client, web_errors, whole_file
 from medfuse.pacs.settings import Destination
 
@@ -32,7 +33,8 @@ RETURNED = ("StudyInstanceUID", "StudyDate", "ModalitiesInStudy", "NumberOfStudy
 ALSO_TAKEN = ("1.2.840.10008.5.1.4.1.1.11.8", "1.2.840.10008.5.1.4.1.1.30")
 #: What names an instance in a query, each level below the one before (PS3.4 table C.6.2-1).
 _UNIQUE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_PENDING, _SUCCESS = (0xFF00, 0xFF01), 0x0000
+#: Statuses (PS3.4 sections B.2.3 and C.4.2.1.5).
+_PENDING, _SUCCESS, _NO_SPACE, _ANOTHER = (0xFF00, 0xFF01), 0x0000, 0xA700, 0xA900
 
 Progress = Callable[[int], None]
 
@@ -187,7 +189,7 @@ def pull(
         NetworkError: It does not answer, or could not send everything, or has nothing.
         OutputError: A file cannot be written.
     """
-    taking = _Taking(out, progress)
+    taking = _Taking(out, study, series, progress)
     try:
         if at.url:
             _wado(study, series, at, taking)
@@ -206,14 +208,19 @@ def pull(
 
 
 class _Taking:
-    """Writes what comes, one file an instance."""
+    """Writes what comes of a study, or of one of its series, one file an instance."""
 
-    def __init__(self, out: Path, progress: Progress | None) -> None:
+    def __init__(self, out: Path, study: str, series: str | None, progress: Progress | None = None) -> None:
         self.paths: list[Path] = []
         self.error: OSError | None = None
         self._lock = threading.Lock()
         self._out, self._progress = out, progress
+        self._wanted = {"StudyInstanceUID": study} | ({"SeriesInstanceUID": series} if series else {})
         self._before = sum(1 for _ in out.iterdir())
+
+    def is_wanted(self, instance: Dataset) -> bool:
+        """Whether an instance is of what was asked for. Anybody may send to who listens for a C-MOVE."""
+        return all(word(instance, key) == uid for key, uid in self._wanted.items())
 
     def take(self, write: Callable[[Path], Any]) -> bool:
         """Have one instance written; whether it was."""
@@ -230,8 +237,11 @@ class _Taking:
 
     def store(self, event: evt.Event) -> int:
         """Take what a C-STORE brings; of several associations at once, as a C-MOVE may use them, one after another."""
+        content = b"".join(whole_file(event))
+        if not self.is_wanted(dcmread(BytesIO(content), specific_tags=list(self._wanted), stop_before_pixels=True)):
+            return _ANOTHER
         with self._lock:
-            return _SUCCESS if self.take(lambda path: path.write_bytes(b"".join(whole_file(event)))) else 0xA700
+            return _SUCCESS if self.take(lambda path: path.write_bytes(content)) else _NO_SPACE
 
 
 def _wado(study: str, series: str | None, at: Destination, taking: _Taking) -> None:
@@ -239,6 +249,11 @@ def _wado(study: str, series: str | None, at: Destination, taking: _Taking) -> N
     with web_errors(at):
         instances = client.iter_series(study, series) if series else client.iter_study(study)
         for dataset in instances:
+            if not taking.is_wanted(dataset):
+                raise NetworkError(
+                    f"expected of {one_line(at.name)} what was asked for, found an instance of something else",
+                    "Ask who runs it",
+                )
             if not taking.take(partial(dataset.save_as, enforce_file_format=True)):
                 return
 

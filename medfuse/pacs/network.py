@@ -253,20 +253,26 @@ def _refuse_part(to: Destination, answer: requests.Response, **_: Any) -> None:
 
 
 def _refuse_stranger(to: Destination, answer: requests.Response, **_: Any) -> None:
-    """Refuse what answers a POST in place of the service, such as a page to log in: it stores nothing.
+    """Refuse to ask in clear what was encrypted, and what answers a POST in place of the service.
 
-    dicomweb_client would take it for an answer that names no failure, and so it would one whose media type has a
-    parameter, such as its character set, which is therefore left out.
+    Such as a page to log in: it stores nothing. dicomweb_client would take it for an answer that names no failure, and
+    so it would one whose media type has a parameter, such as its character set, which is therefore left out.
 
     Args:
         to: Who should answer.
-        answer: One of success or redirection. What is redirected is repeated as a GET, which stores nothing, but by
-            two of its statuses; and not in clear where it was encrypted.
+        answer: One of success or redirection. A POST that is redirected is repeated as a GET, which stores nothing,
+            but by two of its statuses.
     """
+    schemes = [urlsplit(url).scheme for url in (answer.url, urljoin(answer.url, answer.headers.get("Location", "")))]
+    if answer.is_redirect and schemes == ["https", "http"]:
+        answer.close()
+        raise NetworkError(
+            f"expected {one_line(to.name)} to answer, found that it redirects from https to http",
+            "Ask who runs it; what a request names, and its answer, would pass in clear",
+        )
     if answer.request.method != "POST" or not answer.ok:
         return
-    schemes = [urlsplit(url).scheme for url in (answer.url, urljoin(answer.url, answer.headers.get("Location", "")))]
-    if answer.is_redirect and answer.status_code in _REPEATED and schemes != ["https", "http"]:
+    if answer.is_redirect and answer.status_code in _REPEATED:
         return
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     is_elsewhere = answer.status_code >= 300
