@@ -5,6 +5,7 @@ What is refused is told by its kind, not quoted: it may be anybody's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -30,7 +31,7 @@ def content_of(path: Path, what: str, hint: str = "") -> Any:
     """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # of a date or a number, too
         raise InputError(f"expected {what}, cannot read {path.name}", hint) from error
 
 
@@ -77,14 +78,17 @@ def whole(value: Any) -> int:
 
 
 def number(value: Any) -> float:
-    """A number.
+    """A number; infinity, where it has more digits than a float can have.
 
     Raises:
         TypeError: It is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"expected a number, found {kind_of(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def or_none(read: Callable[[Any], _Read]) -> Callable[[Any], _Read | None]:

@@ -96,6 +96,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     rule = {"name": "near", "structural": {"modality": "MR"}, "functional": {"modality": "PT"}, "within_days": 3}
     rules = {"fusion": {"method": "average", "register": "none"}, "rules": [rule]}
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+    (tmp_path / settings["spool"]).mkdir(mode=0o755)  # as an administrator may have made it
     log = tmp_path / "medfuse.log"
     programs = [
         [external(*ORTHANC), str(tmp_path / "orthanc.json")],
@@ -116,6 +117,13 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
                 one.terminate()
             for one in running:
                 one.wait(timeout=30)
+
+
+def test_what_the_node_keeps_is_for_its_own_user(ward: Ward) -> None:
+    spool = ward.config.parent / yaml.safe_load(ward.config.read_text())["spool"]
+    kept = list(spool.rglob("*"))
+    assert any(path.name == "queue.sqlite3" for path in kept)
+    assert [path.name for path in kept if path.stat().st_mode & 0o077] == []
 
 
 def test_a_stable_study_grows_a_fused_series(ward: Ward, oblique_volume: Volume, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # t
 from medfuse.errors import NetworkError
 from medfuse.pacs.node import Node
 from medfuse.pacs.reception import Arrivals
-from medfuse.pacs.send import send
+from medfuse.pacs.send import offer, send
 from medfuse.pacs.settings import Allow, Bounds, Destination, Network, Tls
 from medfuse.pacs.transport import Budget
 
@@ -307,6 +308,34 @@ def test_no_space_is_told(start: Started, tmp_path: Path) -> None:
     assert (answer.status_code, answer.text) == (503, "the disk is almost full\n")
     assert requests.get(f"http://127.0.0.1:{node.monitor.port}/healthz", timeout=5).status_code == 200
     assert list(node.spool.studies.iterdir()) == []
+
+
+def test_nothing_is_left_of_an_instance_that_could_not_be_placed(
+    start: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start()
+    monkeypatch.setattr(node.reception.queue, "arriving", lambda *_: pytest.fail("the queue is locked"))
+    assert [why for _, why in offer([instance(tmp_path, "a", 0)], us(node))] != [""]
+    assert list(node.spool.incoming.iterdir()) == []
+
+
+def test_where_there_is_no_thread_to_be_had_a_connection_leaves_its_place(
+    start: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(bounds=Bounds(free_mib=0, associations=2))
+    begin = Thread.start
+
+    def refuse(thread: Thread) -> None:
+        if "process_request_thread" in thread.name:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", refuse)
+        for _ in range(4):
+            with socket.create_connection((us(node).host, us(node).port), timeout=10) as one, suppress(OSError):
+                assert one.recv(1) == b""
+    list(send([instance(tmp_path, "a", 0)], us(node)))
 
 
 def test_a_full_spool_is_told(start: Started, tmp_path: Path) -> None:

@@ -87,6 +87,9 @@ def test_everything(tmp_path: Path) -> None:
         ({"port": "104"}, "port: expected a whole number, found a value of type str"),
         ({"port": True}, "port: expected a whole number, found a value of type bool"),
         ({"quiet_seconds": 0}, "out of range: quiet_seconds"),
+        ({"quiet_seconds": 10**400}, "out of range: quiet_seconds"),
+        ({"fuse_seconds": 1e7}, "out of range: fuse_seconds"),
+        ({"bounds": {"timeout_seconds": 1e15}}, "bounds: out of range: timeout_seconds"),
         ({"quiet_seconds": "soon"}, "quiet_seconds: expected a number"),
         ({"ports": 1, "hots": 2}, "the node: unknown hots, ports"),
         ({"bounds": {"associations": 0}}, "bounds: out of range: associations"),
@@ -102,7 +105,11 @@ def test_what_is_wrong_is_told(tmp_path: Path, change: dict[str, Any], told: str
     assert told in str(refused.value)
 
 
-@pytest.mark.parametrize("content", ["- a\n- list", "not: [closed"])
+@pytest.mark.parametrize(
+    "content",
+    ["- a\n- list", "not: [closed", "port: 2024-13-45", "port: 1" + "0" * 5000, "rules: " + "[" * 3000 + "]" * 3000],
+    ids=["list", "open", "no date", "digits", "deep"],
+)
 def test_what_is_no_settings_at_all_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "node.yaml").write_text(content)
     with pytest.raises(InputError, match=r"expected .*node.*found a value of type list|cannot read node\.yaml"):

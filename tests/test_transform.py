@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -239,6 +240,22 @@ def test_a_file_cut_off_anywhere_is_no_identity(itk: sitk.Transform, tmp_path: P
         path.write_bytes(content[:length])
         with pytest.raises(UnreadableFile, match=r"cannot read a\.tfm"):
             read_transform(path)
+
+
+@pytest.mark.parametrize("kind", ["BSplineTransform", "DisplacementFieldTransform"])
+@pytest.mark.parametrize("sizes", ["-3 4 4", "3000 3000 3000", "0 4 4", "4 4", "x 4 4", "4.5 4 4"])
+def test_a_lattice_without_its_points_ends_no_process(kind: str, sizes: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tfm"
+    path.write_text(
+        f"#Insight Transform File V1.0\n#Transform 0\nTransform: {kind}_double_3_3\nParameters: 0 0 0\n"
+        f"FixedParameters: {sizes} 0 0 0 1 1 1 1 0 0 0 1 0 0 0 1\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"from medfuse.align import read_transform; read_transform({str(path)!r})"],
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, b"UnreadableFile" in done.stderr) == (1, True), done.stderr
 
 
 def test_a_list_of_transforms_is_none(tmp_path: Path) -> None:

@@ -203,3 +203,14 @@ def test_refuses_numbers_that_make_no_sense(number: float, tmp_path: Path) -> No
     sitk.WriteTransform(bent, str(tmp_path / "bent.h5"))
     with pytest.raises(UnsupportedImage, match="finite numbers"):
         read_transform(tmp_path / "bent.h5")
+
+
+def test_one_wrong_vector_does_not_take_all_memory() -> None:
+    vectors = np.zeros((40, 40, 40, 3))
+    vectors[20, 20, 20] = (500, 0, 0)
+    image = sitk.GetImageFromArray(vectors, isVector=True)
+    image.SetSpacing((4, 4, 4))
+    bent = sitk.DisplacementFieldTransform(image)
+    wrong = Warp(Transform(np.eye(4)), sitk.CompositeTransform([bent]))
+    with pytest.raises(RegistrationError, match="can be inverted, found one that moves points by 500 mm"):
+        wrong.inverse()

@@ -6,12 +6,14 @@ direction that ITK reports and that resampling pulls.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -175,10 +177,27 @@ def _listed(path: Path) -> tuple[list[bytes], bool]:
         if not file.read(8).startswith(b"#Insight"):
             return [], True
         lines = [[part.strip() for part in line.partition(b":")[::2]] for line in file]
-    kinds = [value for key, value in lines if key == b"Transform"]
-    own = len(kinds) - sum(kind.startswith(b"Composite") for kind in kinds)
+    starts = [at for at, (key, _) in enumerate(lines) if key == b"Transform"]
+    kinds = [lines[at][1] for at in starts]
+    own = [lines[at:end] for at, end in pairwise([*starts, len(lines)]) if not lines[at][1].startswith(b"Composite")]
     keys = [key for key, _ in lines]
-    return kinds, own > 0 and keys.count(b"Parameters") == keys.count(b"FixedParameters") == own
+    is_whole = bool(own) and keys.count(b"Parameters") == keys.count(b"FixedParameters") == len(own)
+    return kinds, is_whole and all(map(_has_its_lattice, own))
+
+
+def _has_its_lattice(lines: list[list[bytes]]) -> bool:
+    """Whether a B-spline or field can have as many points as it says: ITK takes memory for them before it looks."""
+    values: dict[bytes, bytes] = dict(lines)
+    if not values[b"Transform"].startswith((b"BSpline", b"DisplacementField")):
+        return True
+    fixed = values.get(b"FixedParameters", b"").split()
+    dimensions = {2 * (3 + 2): 2, 3 * (3 + 3): 3}.get(len(fixed), 0)  # sizes, origin, spacing and directions
+    try:
+        sizes = [int(size) for size in fixed[:dimensions]]
+    except ValueError:
+        return False
+    shortest = 2 * dimensions * math.prod(sizes) - 1  # a digit each, and a space between two
+    return bool(sizes) and min(sizes) > 0 and shortest <= len(values.get(b"Parameters", b""))
 
 
 def _numbers(content: bytes) -> list[float] | None:

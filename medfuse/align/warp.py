@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,8 @@ from medfuse.grid import Grid
 #: A warp is sampled no finer than this, and at no more points: it bends over centimetres.
 FINEST_MM = 2.0
 MOST_POINTS = 1_000_000
+#: Points of a field with the margin into which it moves any; to be inverted they take 100 bytes each.
+MOST_PADDED = 16_000_000
 #: How far there and back may miss a point for an inverse to be one.
 INVERSE_TOLERANCE_MM = 1.0
 #: How near two linear maps are one, and how far beyond the deformed space an inverse is looked at.
@@ -197,6 +200,12 @@ def _padded(field: sitk.Image) -> sitk.Image:
     """The field continued at its edges, so that what is moved across them can be brought back."""
     reach_mm = float(np.linalg.norm(sitk.GetArrayViewFromImage(field), axis=-1).max())
     margin = [int(np.ceil(reach_mm / spacing)) + 1 for spacing in field.GetSpacing()]
+    if math.prod(size + 2 * more for size, more in zip(field.GetSize(), margin, strict=True)) > MOST_PADDED:
+        raise RegistrationError(
+            f"expected a deformation that can be inverted, found one that moves points by {reach_mm:.0f} mm, for which "
+            "the memory does not do",
+            "Look at the field: one wrong vector is enough; or leave the result on the structural grid",
+        )
     return sitk.ZeroFluxNeumannPad(field, margin, margin)
 
 

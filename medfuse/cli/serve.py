@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -42,6 +43,7 @@ def serve(
     from medfuse.pacs.work import fuse_by
 
     _log()
+    os.umask(0o077)  # what the node keeps is for its own user, the databases in a folder that others may enter, too
     stopped = threading.Event()
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: stopped.set())

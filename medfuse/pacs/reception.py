@@ -196,12 +196,16 @@ class Reception:
         size, file = sum(map(len, pieces)), self.spool.write(pieces)
         key = key_of(study)
         self.arrivals.touch(key, event.assoc)
-        with self.placing:
-            if self.spool.holds(key, instance, file):
-                file.unlink()
-                return SUCCESS, "known"
-            self.queue.arriving(key, study)
-            self.spool.place(key, instance, file)
+        try:
+            with self.placing:
+                if self.spool.holds(key, instance, file):
+                    file.unlink()
+                    return SUCCESS, "known"
+                self.queue.arriving(key, study)
+                self.spool.place(key, instance, file)
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
         self.used_bytes += size
         self.counts.add("received_bytes", size)
         return SUCCESS, "stored"

@@ -148,11 +148,12 @@ def _batches(files: Sequence[Path]) -> Iterator[tuple[list[Path], list[Presentat
         with damage_in(path.name):
             meta = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).file_meta
             sop_class, syntax = meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID
-        key = sop_class, _PLAIN if syntax in _PLAIN else (syntax,)
+            key = sop_class, _PLAIN if syntax in _PLAIN else (syntax,)
+            context = build_context(sop_class, list(key[1]))
         if key not in contexts and len(contexts) == MOST_CONTEXTS:
             yield batch, list(contexts.values())
             batch, contexts = [], {}
-        contexts.setdefault(key, build_context(sop_class, list(key[1])))
+        contexts.setdefault(key, context)
         batch.append(path)
     if batch:
         yield batch, list(contexts.values())

@@ -17,6 +17,8 @@ from medfuse.values import content_of, items, kind_of, number, or_none, required
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Section = TypeVar("_Section")
+#: The longest time that may be set: eleven days. No system waits for more than 2³¹ ms.
+MOST_SECONDS = 1e6
 _Readers = Mapping[str, Callable[[Any], Any]]
 
 
@@ -175,7 +177,7 @@ class Bounds:
             "buffer_mib": self.buffer_mib >= 1,
             "free_mib": self.free_mib >= 0,
             "spool_mib": self.spool_mib is None or self.spool_mib >= 1,
-            "timeout_seconds": isfinite(self.timeout_seconds) and self.timeout_seconds > 0,
+            "timeout_seconds": 0 < self.timeout_seconds <= MOST_SECONDS,
         }
         _refuse(fine)
 
@@ -197,8 +199,8 @@ class Retry:
     def __post_init__(self) -> None:
         fine = {
             "attempts": self.attempts >= 1,
-            "first_seconds": isfinite(self.first_seconds) and self.first_seconds > 0,
-            "longest_seconds": isfinite(self.longest_seconds) and self.longest_seconds >= self.first_seconds,
+            "first_seconds": 0 < self.first_seconds <= MOST_SECONDS,
+            "longest_seconds": self.first_seconds <= self.longest_seconds <= MOST_SECONDS,
         }
         _refuse(fine)
 
@@ -268,9 +270,9 @@ class Settings:
             "host": bool(self.host),
             "port": 0 <= self.port < 2**16,
             "priors_from": self.priors_from is None or self.priors_from in names,
-            "quiet_seconds": isfinite(self.quiet_seconds) and self.quiet_seconds > 0,
+            "quiet_seconds": 0 < self.quiet_seconds <= MOST_SECONDS,
             "keep_hours": isfinite(self.keep_hours) and self.keep_hours >= 0,
-            "fuse_seconds": isfinite(self.fuse_seconds) and self.fuse_seconds > 0,
+            "fuse_seconds": 0 < self.fuse_seconds <= MOST_SECONDS,
             "monitor_port": self.monitor_port is None or 0 <= self.monitor_port < 2**16,
         }
         _refuse(fine)

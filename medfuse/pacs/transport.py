@@ -218,6 +218,14 @@ class Server(ThreadedAssociationServer):
         log.warning("connection refused: %s", reason)
         return False
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Deal with one connection in a thread; where none can be had, it is not counted any longer."""
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._forget(client_address)
+            raise
+
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Deal with one connection; what goes wrong in it ends it alone."""
         try:
@@ -227,9 +235,12 @@ class Server(ThreadedAssociationServer):
             log.warning("connection failed: %s", type(error).__name__)
         finally:
             _close(request)
-            with self._lock:
-                self._open[client_address[0]] -= 1
-                self._open += Counter()  # forget the hosts with none
+            self._forget(client_address)
+
+    def _forget(self, client_address: Any) -> None:
+        with self._lock:
+            self._open[client_address[0]] -= 1
+            self._open += Counter()  # forget the hosts with none
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Say that a connection could not be dealt with; the base class would print what it holds."""
