@@ -7,6 +7,7 @@ import io
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from medfuse.errors import MedfuseError, UnreadableFile
+from medfuse.errors import MedfuseError, UnreadableFile, UnsupportedImage
 from medfuse.io import decoding
 from medfuse.io.decoding import NATIVE, PLUGINS, Decoder, Request, is_decodable
 from medfuse.io.dicom_header import leniently, read_dataset
-from medfuse.io.files import read
+from medfuse.io.files import inspect, read
 
 #: A picture of 12 bits, 12 × 9, compressed without loss by another program: OpenJPH's ojph_compress.
 HIGH_THROUGHPUT = base64.b64decode(
@@ -174,6 +175,34 @@ def test_high_throughput_jpeg_2000(tmp_path: Path, syntax: UID) -> None:
     np.testing.assert_array_equal(found, picture())
 
 
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, RLELossless])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16])
+def test_what_lies_above_the_bits_stored_is_no_value(tmp_path: Path, syntax: UID, dtype: type) -> None:
+    """An overlay may, or rubbish."""
+    values = (np.arange(64 * 48).reshape(64, 48) * 10 % 4096 - (2048 if dtype is np.int16 else 0)).astype(dtype)
+    with_overlay = (values.view(np.uint16) & 0xFFF) | (np.arange(48, dtype=np.uint16) % 16 << 12)
+    dataset = image(with_overlay.view(dtype), ExplicitVRLittleEndian)
+    compress(dataset, syntax)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    [[found]] = decode(save(dataset, tmp_path / "x.dcm"))
+    np.testing.assert_array_equal(found, values)
+
+
+def test_a_worker_may_wait_for_who_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does while a long file is before its own, or while all is stopped."""
+    monkeypatch.setattr(decoding, "SECONDS", 0.2)
+    monkeypatch.setattr(decoding, "SECONDS_A_MILLION", 0.0)
+    frames = np.random.default_rng(1).integers(0, 4096, (4, 256, 256)).astype(np.uint16)  # each more than a pipe holds
+    dataset = image(frames[0], ExplicitVRLittleEndian, NumberOfFrames=4)
+    dataset.PixelData = frames.tobytes()
+    compress(dataset)
+    request = save(dataset, tmp_path / "x.dcm")
+    with Decoder([replace(request, frames=(0, 1, 2, 3))] * 2) as decoder:
+        for frame in decoder.frames(replace(request, frames=(0, 1, 2, 3)), Dataset()):
+            time.sleep(0.5)
+            assert frame.shape == (256, 256)
+
+
 @pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit])
 @pytest.mark.parametrize(
     ("photometric", "subsampling"),
@@ -188,6 +217,14 @@ def test_baseline_jpeg_equals_pillow_s(tmp_path: Path, syntax: UID, photometric:
     dataset = image(pixels, ExplicitVRLittleEndian, PhotometricInterpretation=photometric)
     [[found]] = decode(save(encapsulated(dataset, stream.getvalue(), syntax), tmp_path / "x.dcm"))
     assert np.abs(found.astype(int) - np.asarray(Image.open(stream)).astype(int)).max() <= 1
+
+
+def test_jpeg_of_more_than_eight_bits_with_loss_is_refused_beforehand(tmp_path: Path) -> None:
+    dataset = encapsulated(image(picture(), ExplicitVRLittleEndian, 12), b"whatever", JPEGExtended12Bit)
+    save(dataset, tmp_path / "x.dcm")
+    with pytest.raises(UnsupportedImage, match="expected JPEG of 8 bits, or without loss, found 12 bits with loss"):
+        read(tmp_path / "x.dcm")
+    assert not inspect(tmp_path / "x.dcm").series[0].usable
 
 
 def test_frames_in_the_order_asked_for(tmp_path: Path) -> None:

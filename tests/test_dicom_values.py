@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import highdicom as hd
@@ -13,6 +14,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medfuse.errors import MedfuseWarning, SeriesError, UnsupportedImage
+from medfuse.io.dicom_values import rescaled
 from medfuse.io.files import read
 from medfuse.volume import Unit
 
@@ -144,3 +146,19 @@ def test_slices_of_unequal_thickness_are_read_with_a_warning(ct_series: Path) ->
         volume = read(ct_series)
     np.testing.assert_array_equal(volume.array, expected.array)
     assert volume.grid.matches(expected.grid, 1e-9)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(("first", "entries"), [(-32768, 65536), (-2048, 30000), (-100, 300)])
+def test_a_lookup_table_of_signed_values_goes_on_at_its_ends(bits: int, first: int, entries: int) -> None:
+    item = Dataset()
+    item.LUTDescriptor = [entries % 2**16, first, bits]
+    item["LUTDescriptor"].VR = "SS"
+    table = np.arange(entries, dtype=np.uint16) if bits == 16 else (np.arange(entries) % 200).astype(np.uint8)
+    item.add_new("LUTData", *(("OW", table.tobytes()) if bits == 16 else ("US", table.tolist())))
+    header = Dataset()
+    header.ModalityLUTSequence = [item]
+    header.set_original_encoding(False, True)
+    stored = np.array([[-32768, -2048, -101, -1, 0, 1, 199, 20000, 32767]], np.int16)
+    found = rescaled(stored, SimpleNamespace(header=header, frame=0, path=Path("x.dcm")), Unit.ARBITRARY)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, table[(stored.astype(int) - first).clip(0, entries - 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,9 +56,19 @@ def test_names_that_a_medium_writes_in_another_way(
 def test_a_slice_that_is_listed_but_absent_is_missed(directory: Path) -> None:
     """Without the list a missing slice at an end would pass unseen."""
     images(directory)[0].unlink()
+    packed = directory.with_name("medium.zip")
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in directory.parent.rglob("*"):
+            if path.is_file() and path != packed:
+                archive.write(path, path.relative_to(directory.parent))
+    packed = packed.rename(directory.parent.with_name("medium.zip"))
+    for place in (directory, directory.parent, packed):
+        with pytest.raises(UnreadableFile, match="1 damaged or unreadable, which may belong to the series"):
+            read(place)
+        assert "1 file: file that cannot be opened" in inspect(place).left_out
+    directory.rename(directory.with_name("dicomdir;1"))
     with pytest.raises(UnreadableFile, match="1 damaged or unreadable, which may belong to the series"):
-        read(directory)
-    assert "1 file: file that cannot be opened" in inspect(directory).left_out
+        read(directory.parent)
 
 
 def test_a_slice_that_is_not_listed_is_read_all_the_same(directory: Path, oblique_volume: Volume) -> None:

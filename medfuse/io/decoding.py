@@ -255,23 +255,31 @@ def work() -> None:
             _limit_memory(question["bytes"])
             sent = 0
             try:
-                # A thread of its own watches, which ends this process also while native code runs.
-                faulthandler.dump_traceback_later(question["seconds"], exit=True, file=nowhere)
-                for frame in _decode(question):
+                frames = _decode(question)
+                while True:
+                    # A thread of its own watches, which ends this process also while native code runs; but not while
+                    # it waits until what it sends is asked for.
                     faulthandler.dump_traceback_later(question["seconds"], exit=True, file=nowhere)
+                    frame = next(frames, None)
+                    faulthandler.cancel_dump_traceback_later()
+                    if frame is None:
+                        break
                     _send(answers, {"shape": frame.shape, "dtype": frame.dtype.str}, frame)
                     sent += 1
-                faulthandler.cancel_dump_traceback_later()
                 if sent < len(question["frames"]):
                     _send(answers, {})
             except Exception as error:
+                faulthandler.cancel_dump_traceback_later()
                 _send(answers, {"error": type(error).__name__})
 
 
 def _decode(question: dict[str, Any]) -> Iterator[NDArray[np.generic]]:
     """The frames that a request asks for."""
     dataset = read_dataset(Path(question["path"]))
-    yield from iter_pixels(dataset, indices=question["frames"], decoding_plugin=question["plugin"])
+    for frame in iter_pixels(dataset, indices=question["frames"], decoding_plugin=question["plugin"]):
+        # Bits above those stored may hold an overlay; pydicom leaves them in JPEG-LS and JPEG 2000.
+        unused = frame.itemsize * 8 - dataset.BitsStored
+        yield frame if unused <= 0 or frame.ndim > 2 else np.right_shift(np.left_shift(frame, unused), unused)
 
 
 def _send(answers: IO[bytes], about: dict[str, Any], frame: NDArray[np.generic] | None = None) -> None:

@@ -249,6 +249,11 @@ def _check_kind(header: Dataset, name: str) -> None:
             "Decompress the images first, e.g. with dcmdjpeg or gdcmconv --raw",
         )
     check_bits(header, name)
+    if syntax == JPEGExtended12Bit and count(header, "BitsStored") > 8:
+        raise UnsupportedImage(
+            f"expected JPEG of 8 bits, or without loss, found {count(header, 'BitsStored')} bits with loss in {name}",
+            "Decompress the images first, e.g. with dcmdjpeg",
+        )
 
 
 @leniently()

@@ -137,7 +137,9 @@ def rescaled(stored: NDArray[np.generic], plane: Plane, unit: Unit) -> NDArray[n
     """
     values = group(plane.header, plane.frame, "PixelValueTransformationSequence")
     if "ModalityLUTSequence" in values:
-        looked_up: NDArray[np.generic] = apply_modality_lut(stored, values)
+        entries, first, _ = values.ModalityLUTSequence[0].LUTDescriptor
+        within = stored.astype(np.int64).clip(first, first + (entries or 2**16) - 1)  # or pydicom's sums may wrap round
+        looked_up: NDArray[np.generic] = apply_modality_lut(within, values)
         return looked_up
     rescale = slope_and_intercept(plane, unit)
     return stored if rescale is None else stored.astype(np.float64) * rescale[0] + rescale[1]

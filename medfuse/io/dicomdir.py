@@ -22,6 +22,14 @@ from medfuse.io.dicom_series import files_below
 _MAX_COMPONENTS = 8
 
 
+def directory_in(folder: Path) -> Path | None:
+    """The DICOMDIR of a folder that is a medium, whatever the case of its name; None where there is none."""
+    try:
+        return next((path for path in sorted(folder.iterdir()) if _file_id(path.name) == "DICOMDIR"), None)
+    except OSError:
+        return None  # whoever looks for files in it will say so
+
+
 @leniently()
 def files_of_medium(path: Path) -> list[Path] | None:
     """All files of the medium that a DICOMDIR belongs to, sorted; None if `path` is no DICOMDIR.
@@ -76,6 +84,11 @@ def _is_plain(component: str) -> bool:
     return component not in ("", ".", "..") and not any(sign in component for sign in "/\\:\0")
 
 
+def _file_id(name: str) -> str:
+    """A name as a File ID has it: in upper case, without the version number that ISO 9660 adds."""
+    return name.upper().split(";")[0].rstrip(".")
+
+
 class _Medium:
     """The folders of a medium, each listed once.
 
@@ -109,5 +122,5 @@ class _Medium:
         """The names in a folder, by their upper case and without the version number that ISO 9660 adds."""
         if folder not in self._entries:
             names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-            self._entries[folder] = {name.upper().split(";")[0].rstrip("."): name for name in names}
+            self._entries[folder] = {_file_id(name): name for name in names}
         return self._entries[folder]

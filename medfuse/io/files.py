@@ -15,7 +15,7 @@ from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.dicom_read import Reading, read_series
 from medfuse.io.dicom_series import Scan, choose, files_below, scan
 from medfuse.io.dicom_uids import Uids
-from medfuse.io.dicomdir import files_of_medium
+from medfuse.io.dicomdir import directory_in, files_of_medium
 from medfuse.io.inspection import Inspection, inspect_file, inspect_series
 from medfuse.io.nifti import read_nifti, write_nifti
 from medfuse.io.sidecar import sidecar_path, to_json, to_modality
@@ -82,7 +82,7 @@ def read(
         if found.series or (found.left_out and not volumes):
             reading = Reading(wanted, frame, allow_gaps, allow_2d, units, fill_nan)
             return read_series(choose(found, series, wanted), reading)
-        file, format = _only(volumes, place)
+        file, format = _only(volumes, place, Path(path).name)
         if series is not None:
             raise SeriesError(f"expected a DICOM series, found {file.name}, which has none", "Leave out --series")
         if format == NIFTI:
@@ -154,7 +154,8 @@ def _existing(path: Path | str) -> Path:
 
 def _files(place: Path) -> list[Path]:
     """The file itself, all files below the folder, or those of the medium that a DICOMDIR belongs to."""
-    medium = files_of_medium(place) if place.is_file() else None
+    directory = place if place.is_file() else directory_in(place)
+    medium = None if directory is None else files_of_medium(directory)
     return files_below(header_of(place) if place.is_file() else place) if medium is None else medium
 
 
@@ -164,20 +165,20 @@ def _volumes(found: Scan) -> list[tuple[Path, str]]:
     return [(path, format) for path, format in formats if format in VOLUMES]
 
 
-def _only(volumes: list[tuple[Path, str]], place: Path) -> tuple[Path, str]:
-    """The one file that is a volume, with its format."""
+def _only(volumes: list[tuple[Path, str]], place: Path, name: str) -> tuple[Path, str]:
+    """The one file that is a volume, with its format; `name` is what was given for the place."""
     if len(volumes) == 1:
         return volumes[0]
     if place.is_file():
         raise UnreadableFile(
-            f"expected DICOM, NIfTI, NRRD, MetaImage or a zip of them, found none of these in {place.name}",
+            f"expected DICOM, NIfTI, NRRD, MetaImage or a zip of them, found none of these in {name}",
             "Give a scan, or the folder that holds one",
         )
     if volumes:
         names = ", ".join(path.name for path, _ in volumes)
         raise SeriesError(f"expected one scan in the folder, found {len(volumes)}: {names}", "Give one of the files")
     raise SeriesError(
-        f"expected a scan in {place.name}, found none of DICOM, NIfTI, NRRD and MetaImage",
+        f"expected a scan in {name}, found none of DICOM, NIfTI, NRRD and MetaImage",
         "Give the folder or file of a DICOM series, NIfTI, NRRD or MetaImage; a zip in a folder or a zip stays packed",
     )
 
