@@ -2,10 +2,11 @@
 
     python examples/pacs_preprocess.py INCOMING OUTGOING [--method duet]
 
-Looks for one MR and one PET, SPECT or CT series in INCOMING, fuses them and writes a DICOM series to OUTGOING, which a
-router can send on. Exits with 0 when a series was written, 10 when the study holds no pair to fuse, and otherwise with
-the code of the error (3 input, 4 geometry, 5 registration, 6 weights, 7 output). Prints one line of JSON, without
-patient data; a router can hold back for a person what it says is not "trusted".
+Takes the first MR and the first PET, SPECT or CT series in INCOMING, results of earlier runs apart, fuses them and
+writes a DICOM series to OUTGOING, which a router can send on (`medfuse run` chooses by rules). Exits with 0 when a
+series was written, 10 when the study holds no pair to fuse, and otherwise with the code of the error (2 wrong usage, 3
+input, 4 geometry, 5 registration, 6 weights, 7 output). Prints one line of JSON, without patient data, but for wrong
+usage; a router can hold back for a person what it says is not "trusted".
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ NO_PAIR = 10
 
 def find_pair(incoming: Path) -> tuple[str, str] | None:
     """The UIDs of the MR and of what to lay on it, or None. PET goes before SPECT, and both before CT."""
-    usable = [series for series in medfuse.inspect(incoming).series if series.usable and series.uid]
-    by_modality = {series.modality: series.uid for series in usable}
+    by_modality: dict[str, str] = {}
+    for series in medfuse.inspect(incoming).series:
+        if series.usable and series.uid and not series.by_medfuse:
+            by_modality.setdefault(series.modality, series.uid)
     functional = next((by_modality[name] for name in ("PT", "NM", "CT") if name in by_modality), None)
     return (by_modality["MR"], functional) if "MR" in by_modality and functional else None
 
@@ -32,7 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fuse the MR and the PET, SPECT or CT of a study.")
     parser.add_argument("incoming", type=Path)
     parser.add_argument("outgoing", type=Path)
-    parser.add_argument("--method", default="duet")
+    parser.add_argument("--method", choices=medfuse.METHODS, default="duet")
     words = parser.parse_args()
     try:
         pair = find_pair(words.incoming)

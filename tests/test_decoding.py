@@ -220,7 +220,9 @@ def test_baseline_jpeg_equals_pillow_s(tmp_path: Path, syntax: UID, photometric:
 
 
 def test_jpeg_of_more_than_eight_bits_with_loss_is_refused_beforehand(tmp_path: Path) -> None:
-    dataset = encapsulated(image(picture(), ExplicitVRLittleEndian, 12), b"whatever", JPEGExtended12Bit)
+    uids = {"SeriesInstanceUID": "1.2", "StudyInstanceUID": "1.3"}
+    dataset = image(picture(), ExplicitVRLittleEndian, 12, Modality="CT", **uids)
+    dataset = encapsulated(dataset, b"whatever", JPEGExtended12Bit)
     save(dataset, tmp_path / "x.dcm")
     with pytest.raises(UnsupportedImage, match="expected JPEG of 8 bits, or without loss, found 12 bits with loss"):
         read(tmp_path / "x.dcm")

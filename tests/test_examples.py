@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pydicom
 import pytest
 
 from medfuse.grid import Grid
+from medfuse.io.files import inspect
 from medfuse.sample.series import Study, write_series
 from medfuse.train import read_config
 from medfuse.volume import Modality, Unit, Volume
@@ -60,6 +62,24 @@ def test_pacs_preprocess_writes_a_series(study: Path, tmp_path: Path) -> None:
     assert run("pacs_preprocess.py", study, tmp_path / "out", "--method", "average").returncode == 0
     for path in (tmp_path / "out").iterdir():
         assert pydicom.dcmread(path).SOPInstanceUID == first[path.name].SOPInstanceUID
+
+
+def test_pacs_preprocess_does_not_fuse_its_own_results(study: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(study, both)
+    assert run("pacs_preprocess.py", study, both / "before", "--method", "average").returncode == 0
+    done = run("pacs_preprocess.py", both, tmp_path / "out", "--method", "average")
+    assert done.returncode == 0, done.stderr
+    sources = {pydicom.dcmread(path).SOPInstanceUID for path in (both / "mr").iterdir()}
+    made = pydicom.dcmread(next((tmp_path / "out").iterdir()))
+    named = {item.ReferencedSOPInstanceUID for item in made.SourceImageSequence}
+    assert named & sources
+    told = {series.uid: series.by_medfuse for series in inspect(both).series}
+    assert sorted(told.values()) == [False, False, True]
+    assert told[pydicom.dcmread(next((both / "before").iterdir())).SeriesInstanceUID]
+    shutil.rmtree(both / "mr")
+    assert run("pacs_preprocess.py", both, tmp_path / "none").returncode == 10
+    assert run("pacs_preprocess.py", both, tmp_path / "none", "--method", "foo").returncode == 2
 
 
 def test_pacs_preprocess_says_when_there_is_no_pair(study: Path, tmp_path: Path) -> None:

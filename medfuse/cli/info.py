@@ -39,6 +39,8 @@ def _tell(series: Any) -> None:
     typer.echo(f"{name}: {series.modality}{described}, {series.files} file{'s' if series.files > 1 else ''}")
     if series.uid:
         typer.echo(f"  uid       {one_line(series.uid)}")
+    if series.by_medfuse:
+        typer.echo("  made by   medfuse")
     if series.shape:
         typer.echo(f"  voxels    {' × '.join(str(n) for n in series.shape)} (slices × rows × columns)")
     if series.frames:

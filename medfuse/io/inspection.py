@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from pydicom import Dataset
 from medfuse.errors import MedfuseError
 from medfuse.grid import Grid
 from medfuse.io import itk_files
-from medfuse.io.dicom_header import count, leniently, word
+from medfuse.io.dicom_header import count, damage_in, leniently, read_dataset, word, words
 from medfuse.io.dicom_parts import Part
 from medfuse.io.dicom_read import Reading, parts, plan
 from medfuse.io.dicom_series import Series
 from medfuse.io.nifti import read_nifti_header
 from medfuse.io.sidecar import meaning_of
 from medfuse.volume import Modality, Unit
+
+MAKER = "medfuse"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class SeriesInfo:
         frames: What sets each of several time points apart, in words; `read` then wants one by its number, from 1.
         suv_factor: What makes SUV of the values in the files' own unit, DICOM PET only; None where nothing does.
         warnings: What a person should know although it can be read.
+        by_medfuse: Whether it is a result of medfuse, fused, resampled or converted, DICOM only.
         usable: Whether `read` would take it, or one of its time points, as far as headers can tell.
         reason: Why not.
     """
@@ -68,6 +71,7 @@ class SeriesInfo:
     frames: tuple[str, ...] = ()
     suv_factor: float | None = None
     warnings: tuple[str, ...] = ()
+    by_medfuse: bool = False
     usable: bool = True
     reason: str | None = None
 
@@ -126,6 +130,7 @@ def inspect_series(series: Series, modality: Modality | None = None) -> list[Ser
         modality=(modality or series.modality).value,
         shape=(series.images, count(header, "Rows"), count(header, "Columns")),
         frame_of_reference=word(header, "FrameOfReferenceUID") or None,
+        by_medfuse=_is_made_here(series),
     )
     try:
         found = parts(series)
@@ -137,6 +142,21 @@ def inspect_series(series: Series, modality: Modality | None = None) -> list[Ser
         _of_part(series, found, n, replace(known, part=n, label=part.label), modality)
         for n, part in enumerate(found, start=1)
     ]
+
+
+def _is_made_here(series: Series) -> bool:
+    """Whether medfuse derived the first image of a series (its sample, which it draws, is marked original)."""
+    path, header = series.files[0]
+    if "DERIVED" not in words(header, "ImageType"):
+        return False
+    keywords = ["Manufacturer", "ContributingEquipmentSequence", "SOPClassUID"]
+    try:
+        with damage_in(path.name):
+            header = read_dataset(path, specific_tags=keywords, stop_before_pixels=True)
+    except (MedfuseError, OSError):
+        return False
+    makers: Iterable[Dataset] = (header, *(header.get("ContributingEquipmentSequence") or ()))
+    return any(word(maker, "Manufacturer") == MAKER for maker in makers)
 
 
 def _described(header: Dataset) -> str:

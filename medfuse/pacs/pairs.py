@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from pydicom import Dataset
 
-from medfuse.errors import MedfuseError, UnreadableFile
-from medfuse.io.dicom_header import damage_in, read_dataset, word, words
+from medfuse.errors import UnreadableFile
+from medfuse.io.dicom_header import word, words
 from medfuse.io.dicom_read import parts
 from medfuse.io.dicom_series import Scan, Series, files_below, scan
 from medfuse.io.inspection import SeriesInfo, inspect_series
@@ -19,7 +19,6 @@ from medfuse.pacs.rules import Criteria, Fusion, Rule, Rules
 from medfuse.volume import Modality, Unit
 
 #: What tells that medfuse made an image: it is its manufacturer, or is among those who contributed to it.
-MAKER = "medfuse"
 
 
 @dataclass(frozen=True)
@@ -145,33 +144,17 @@ def _job(match: Match) -> tuple[str, str, Fusion]:
 
 def _candidates(series: Series) -> list[Candidate]:
     """The volumes of a series, each with the reason for which it is never paired."""
-    made_here = _is_made_here(series)
     infos, found = inspect_series(series), []
     several = parts(series) if len(infos) > 1 else ()
     headers = [part.frames[0][0].header for part in several] or [series.header]
     for info, header in zip(infos, headers, strict=True):
-        reason = "a result of medfuse" if made_here else "" if info.usable else str(info.reason)
+        reason = "a result of medfuse" if info.by_medfuse else "" if info.usable else str(info.reason)
         if not reason and info.frames:
             reason = f"{len(info.frames)} time points, of which rules choose none"
         if not reason and info.unit == Unit.RGB.value:
             reason = "a colour series"
         found.append(Candidate(series, info, header, reason))
     return found
-
-
-def _is_made_here(series: Series) -> bool:
-    """Whether medfuse derived the first image of a series (its sample, which it draws, is marked original)."""
-    path, header = series.files[0]
-    if "DERIVED" not in words(header, "ImageType"):
-        return False
-    keywords = ["Manufacturer", "ContributingEquipmentSequence", "SOPClassUID"]
-    try:
-        with damage_in(path.name):
-            header = read_dataset(path, specific_tags=keywords, stop_before_pixels=True)
-    except (MedfuseError, OSError):
-        return False
-    makers: Iterable[Dataset] = (header, *(header.get("ContributingEquipmentSequence") or ()))
-    return any(word(maker, "Manufacturer") == MAKER for maker in makers)
 
 
 def _matches(rule: Rule, candidates: list[Candidate], taken: set[str]) -> list[Match]:
