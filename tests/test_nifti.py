@@ -266,6 +266,13 @@ def test_one_volume_of_several_is_chosen_by_its_number(tmp_path: Path) -> None:
                 read(path, frame=number)
 
 
+def test_components_of_a_vector_are_of_one_time(tmp_path: Path) -> None:
+    data = np.arange(72, dtype=np.float32).reshape(2, 3, 4, 1, 3)
+    path = save(tmp_path / "x.nii", data, pixdim=[1, 1, 1, 1, 1, 1, 0, 0], xyzt_units=10)
+    assert inspect(path).series[0].frames == ("", "", "")
+    np.testing.assert_array_equal(read(path, frame=3).array, data[..., 0, 2].T)
+
+
 def test_one_volume_in_colour_of_several(tmp_path: Path) -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (2, 3, 4, 3, 3), np.uint8)
     path = save(tmp_path / "x.nii", rgb.view([(channel, "u1") for channel in "RGB"])[..., 0])

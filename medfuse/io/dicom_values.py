@@ -86,7 +86,7 @@ def slope_and_intercept(plane: Plane, unit: Unit) -> tuple[float, float] | None:
     mapped = _real_world(plane)
     if unit is Unit.RGB or "ModalityLUTSequence" in values:
         return None
-    states_unit = unit is Unit.HU or word(plane.header, "Units")
+    states_unit = word(values, "RescaleType") in ("", "HU") if unit is Unit.HU else word(plane.header, "Units")
     if word(plane.header, "SOPClassUID") == ParametricMapStorage:
         slope, intercept = _of_map(plane)
     elif mapped and mapped[0] is unit and not (states_unit and word(values, "RescaleSlope")):
