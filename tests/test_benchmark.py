@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -731,6 +732,31 @@ def test_a_volume_is_measured_through_the_windows_it_was_fused_with(volumes: Pat
     assert score_result(*paths, device="cpu").to_json() != named.to_json()
     with pytest.raises(UnsupportedImage, match="expected a CT in HU for the window brain, found PT in SUV"):
         score_result(*paths, device="cpu", window="brain")
+
+
+@pytest.mark.parametrize(("name", "modality"), [("pet", "pet"), ("ct", "ct"), ("ct", "mr")])
+def test_what_a_source_does_not_say_the_history_says(volumes: Path, tmp_path: Path, name: str, modality: str) -> None:
+    """Its modality, and with it its unit and whether it has a colour, as they were given to `fuse`."""
+    (tmp_path / "bare").mkdir()
+    for one, bare in (("mr", "one"), (name, "two")):
+        shutil.copy(volumes / f"{one}.nii.gz", tmp_path / "bare" / f"{bare}.nii.gz")
+    paths = [tmp_path / "bare" / f"{bare}.nii.gz" for bare in ("so", "one", "two")]
+    words = {"window": "1:300", "structural_window": "-50:600", "palette": "PET"}
+    sources = (read(paths[1], modality="ct"), read(paths[2], modality=modality))
+    write(fuse(*sources, method="average", device="cpu", register="none", **words), paths[0])
+    told = score_result(*paths, device="cpu")
+    for path, said in zip(paths[1:], ("CT", modality), strict=True):
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps({"Modality": said}))
+    assert told.to_json() == score_result(*paths, device="cpu", **words).to_json()
+
+
+def test_a_source_in_another_unit_than_was_fused_needs_a_window(volumes: Path) -> None:
+    paths = [volumes / f"{name}.nii.gz" for name in ("fused_pet", "mr", "pet")]
+    sidecar = volumes / "pet.json"
+    sidecar.write_text(sidecar.read_text().replace('"SUV"', '"BQML"'))
+    with pytest.raises(UnsupportedImage, match="functional source as it was fused, PT in SUV, found PT in BQML"):
+        score_result(*paths, device="cpu")
+    assert score_result(*paths, device="cpu", window="0:10").slices
 
 
 def test_grey_as_dicom_is_measured_as_it_is_in_nifti(volumes: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from medfuse.io.files import read
 from medfuse.io.pictures import is_picture, read_picture
 from medfuse.metrics import MEASURES, Convention
 from medfuse.pipeline import to_window
-from medfuse.volume import Volume
+from medfuse.volume import Modality, Unit, Volume
 
 #: How far a fused volume may leave [0, 1]; interpolation and rounding do, a little.
 OVERSHOOT = 1e-3
@@ -124,7 +124,7 @@ def score_result(
 
     Args:
         fused: What was fused: an image, or a volume in colour or in [0, 1].
-        structural: The structural source, as it was fused.
+        structural: The structural source, as it was fused. What its file does not say, the history says.
         functional: The functional one.
         convention: That of the measures.
         window: Of a functional volume, the one it was fused with, as for `medfuse.fuse`; None for the one that the
@@ -137,7 +137,8 @@ def score_result(
 
     Raises:
         ValueError: An unknown word.
-        InputError: Something cannot be read, or is empty or too small to be measured.
+        InputError: Something cannot be read, or is empty or too small to be measured; or a source is in another unit
+            than the history says, and no window is named for it.
         GridMismatch: The three are not of one size, or not on one grid.
     """
     if convention not in MEASURES:
@@ -202,29 +203,50 @@ def _shown(
                 f"expected the sources on the grid of the result, found the {name} one {found}",
                 "Resample the sources to the result's grid first (in Python: medfuse.resample)",
             )
-    palette = palette or _told(fused, "functional", functional).get("palette") or DEFAULT_PALETTE
-    windows = [
-        to_window(choice or _told(fused, side, volume).get("window"), volume)
-        for choice, side, volume in (
-            (structural_window, "structural", structural),
-            (window, "functional", functional),
-        )
-    ]
+    palette = palette or _told(fused, "functional").get("palette") or DEFAULT_PALETTE
+    structural, structural_window = _as_fused(structural, fused, "structural", structural_window)
+    functional, window = _as_fused(functional, fused, "functional", window)
     displays = (
         _display_of_result(fused),
-        display_of(structural, functional=False, window=windows[0]),
-        display_of(functional, functional=True, window=windows[1], palette=palette),
+        display_of(structural, functional=False, window=structural_window),
+        display_of(functional, functional=True, window=window, palette=palette),
     )
     return [display.show(volume.array) for display, volume in zip(displays, volumes, strict=True)]
 
 
-def _told(fused: Volume, side: str, volume: Volume) -> Mapping[str, Any]:
-    """What a result's history says of how a source was shown, if that was one in the same unit, and not colour."""
+def _as_fused(
+    volume: Volume, fused: Volume, side: str, choice: str | Window | Percentiles | None
+) -> tuple[Volume, Window | Percentiles | None]:
+    """A source as what it was fused as, by the result's history, with the window it was fused with, or that chosen.
+
+    `fuse` may have been told what its file does not say; that alone changes no value.
+
+    Raises:
+        UnsupportedImage: It is in another unit than what was fused, and no window was chosen for it.
+    """
+    told = _told(fused, side)
+    try:
+        modality, unit = Modality(told.get("modality")), Unit(told.get("unit"))
+    except ValueError:
+        return volume, to_window(choice, volume)
+    says_nothing = volume.unit is Unit.ARBITRARY and volume.modality in (Modality.OTHER, modality)
+    if volume.unit is unit or (says_nothing and unit is not Unit.RGB):
+        volume = replace(volume, modality=modality, unit=unit)
+        return volume, to_window(choice or (None if volume.is_color else told.get("window")), volume)
+    if not choice:
+        raise UnsupportedImage(
+            f"expected the {side} source as it was fused, {modality.value} in {unit.value}, "
+            f"found {volume.modality.value} in {volume.unit.value}",
+            "Give what was fused, the structural scan first, or name the window of that source in its own unit",
+        )
+    return volume, to_window(choice, volume)
+
+
+def _told(fused: Volume, side: str) -> Mapping[str, Any]:
+    """What a result's history says of a source; empty where it says nothing."""
     fusion = next((step.parameters for step in reversed(fused.history) if step.name == "fuse"), {})
     told = fusion.get(side)
-    if not isinstance(told, Mapping) or told.get("unit") != volume.unit.value or volume.is_color:
-        return {}
-    return told
+    return told if isinstance(told, Mapping) else {}
 
 
 def _display_of_result(fused: Volume) -> Display:
