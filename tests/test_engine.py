@@ -585,6 +585,32 @@ def test_memory_does_not_grow_with_the_number_of_slices() -> None:
     assert float(done.stdout) < 60
 
 
+FORKED = """
+import os, signal, sys
+import numpy as np
+import torch
+from medfuse.fusion import Engine
+
+torch.set_num_threads(2)
+engine = Engine("duet", device="cpu", threads=2)
+planes = np.random.default_rng(1).random((int(sys.argv[1]), 128, 128), np.float32)
+fused = engine.fuse_planes(planes, planes / 2)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    os._exit(0 if np.array_equal(fused, engine.fuse_planes(planes, planes / 2)) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's own libraries do not go through a fork")
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_warm_engine_goes_through_a_fork(count: int) -> None:
+    """Whose child has none of its threads, nor of torch's."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(count)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0\n"
+
+
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:99", "meta", "xpu"])
 def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"expected a device of auto, cpu, cuda|this machine has no device"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -84,6 +85,8 @@ class Engine:
         self.method = Method(method, strategy, weights, self.device, precision)
         self.threads = threads or torch.get_num_threads()
         self.memory_mib = memory_mib
+        self._process = os.getpid()
+        self._is_forked = False
 
     def check_memory(self, shape: tuple[int, ...]) -> None:
         """Refuse a volume of a shape (K, J, I) that `fuse` would refuse, before it is there.
@@ -183,6 +186,8 @@ class Engine:
         most = self._most_slices(shape[1:])
         batch = batch or self._batch(count, most)
         batches = [slice(start, min(start + batch, count)) for start in range(0, count, batch)]
+        if self._process != os.getpid():
+            self._start_anew()
         lanes = self._lanes
 
         def whole(slices: slice) -> int:
@@ -202,11 +207,17 @@ class Engine:
             done: Iterable[int] = map(whole, batches)
             if begun > 1:
                 done = held.enter_context(closing(in_flight(self._crew, whole, batches, begun)))
-            elif len(batches) > 1:
+            elif len(batches) > 1 or self._is_forked:  # torch waits forever for threads of its own that stayed behind
                 held.enter_context(one_thread())
             for stop in done:
                 if progress:
                     progress(stop, count)
+
+    def _start_anew(self) -> None:
+        """Let go, in a forked process, of the crew, whose threads did not come along, and of lanes that were in use."""
+        self._process, self._is_forked = os.getpid(), True
+        self.__dict__.pop("_crew", None)
+        self.__dict__.pop("_lanes", None)
 
     @property
     def _workers(self) -> int:
