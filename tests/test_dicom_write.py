@@ -425,6 +425,29 @@ def test_fused_values_outside_the_range_are_refused(value: float, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("outlier", "kept"), [(3.5, True), (250.0, True), (1e6, False), (-1e6, False)])
+def test_a_voxel_far_out_does_not_flatten_the_others(outlier: float, kept: bool, tmp_path: Path) -> None:
+    rng, shape = np.random.default_rng(5), (5, 20, 30)
+    seconds = np.where(rng.random(shape) < 0.4, 0, rng.uniform(0.5, 3, shape))  # a map of T1
+    seconds[2, 3, 4] = outlier
+    volume = replace(volume_of("real"), array=seconds, grid=replace(grid_of(), shape=shape))
+    if kept:
+        write_dicom(volume, tmp_path)
+        np.testing.assert_allclose(medfuse.read(tmp_path).array, seconds, rtol=0, atol=0.001 * 2.5)
+        return
+    with pytest.raises(OutputError, match="found some so far out that a step would be"):
+        write_dicom(volume, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("values", [(0.25, 0.25), (0.25, 0.75), (-0.5, 0.0)])
+def test_one_or_two_values_are_kept_as_they_are(values: tuple[float, float], tmp_path: Path) -> None:
+    array = np.full(SHAPE, values[0])
+    array[2, 3, 4] = values[1]
+    write_dicom(replace(volume_of("real"), array=array), tmp_path)
+    np.testing.assert_allclose(medfuse.read(tmp_path).array, array, rtol=0, atol=1e-9)
+
+
 def test_grey_pet_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="found grey PT"):
         write_dicom(replace(volume_of("whole"), modality=Modality.PT, unit=Unit.SUV), tmp_path)

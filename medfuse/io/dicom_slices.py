@@ -17,6 +17,7 @@ from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 from pydicom.valuerep import DS
 
+from medfuse.errors import OutputError
 from medfuse.io.dicom_derived import (
     Result,
     along_normal,
@@ -39,6 +40,8 @@ from medfuse.volume import Modality, Volume
 FUSED_MAX = 4095
 #: Share of voxels, in percent, that the window of a converted MR leaves black and white at either end.
 WINDOW_TAIL_PERCENT = 0.5
+#: Share of the range of an MR's values, background and as many voxels at either end left out, that a step may be.
+LARGEST_STEP = 0.002
 MR_ACQUISITION = (
     *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "SequenceName", "RepetitionTime"),
     *("EchoTime", "EchoTrainLength", "EchoNumbers", "InversionTime", "TriggerTime", "FlipAngle", "NumberOfAverages"),
@@ -80,7 +83,8 @@ def write_slices(result: Result, folder: Path) -> list[Path]:
 
     Files and Instance Numbers ascend along the normal of the image plane (row direction × column direction), whatever
     the handedness of the grid, as readers sort slices that way. Grey fused values 0-1 become stored 0-4095, for display
-    only. An MR's whole numbers are kept; others are scaled to 16 bits, with the rescaling that restores them.
+    only. An MR's whole numbers are kept; others are scaled to 16 bits, with the rescaling that restores them to half a
+    step.
 
     Args:
         result: The volume, colour or grey, and how it is to be named and numbered.
@@ -90,7 +94,7 @@ def write_slices(result: Result, folder: Path) -> list[Path]:
         The files, ``fused-0001.dcm`` and so on.
 
     Raises:
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or 16 bits from the lowest to the highest value would lose the others.
     """
     volume = result.volume
     storage = None if volume.is_color else storage_of(volume)
@@ -122,8 +126,25 @@ def storage_of(volume: Volume) -> Storage:
     if whole and low >= -(2**15) and high < 2**15:
         return Storage("<i2", 16, attributes)
     slope, intercept = decimal((high - low) / (2**16 - 1) or 1), decimal(low)
+    _check_step(float(slope), volume.array)
     rescale = {"RescaleSlope": slope, "RescaleIntercept": intercept, "RescaleType": "US"}  # US: unspecified
     return Storage("<u2", 16, {**attributes, **rescale}, float(slope), float(intercept))
+
+
+def _check_step(step: float, array: NDArray[Any]) -> None:
+    """Refuse steps so large, for the sake of a few voxels, that little would be left of the others."""
+    lowest = array.min()
+    found = array[array > lowest]
+    if found.size == 0:
+        return
+    lower, upper = np.percentile(found, (WINDOW_TAIL_PERCENT, 100 - WINDOW_TAIL_PERCENT), overwrite_input=True)
+    share = step / float(upper - lower or upper - lowest)
+    if share > LARGEST_STEP:
+        raise OutputError(
+            f"expected values that 16 bits can hold, found some so far out that a step would be {share:.2g} of the "
+            f"range of {100 - 2 * WINDOW_TAIL_PERCENT:g} % of the others",
+            "Write it as NIfTI, which keeps them, or correct the outlying voxels",
+        )
 
 
 def display_window(largest: int) -> dict[str, DS]:

@@ -36,7 +36,8 @@ def write_dicom(
         The files: ``fused-0001.dcm`` and so on, or ``fused.dcm`` of all slices.
 
     Raises:
-        OutputError: A file cannot be written, or DICOM has no place for the volume here (grey CT, PET, SPECT).
+        OutputError: A file cannot be written, or DICOM has no place for the volume here (grey CT, PET, SPECT; an MR of
+            which 16 bits would keep little).
         ValueError: A grey fused volume has values outside [0, 1].
     """
     options = options or DicomOptions()
