@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from edits import edit
 from phantoms import phantom
 from pydicom import Dataset
 from pydicom.sequence import Sequence
@@ -174,9 +175,10 @@ def test_what_cannot_be_read_goes() -> None:
     assert tag not in deidentified(volume, KEY).source.header
 
 
-def test_what_names_the_patient_in_its_pixels_is_refused(study: Path) -> None:
+@pytest.mark.parametrize("which", [0, 3])
+def test_what_names_the_patient_in_its_pixels_is_refused(study: Path, which: int) -> None:
+    edit(sorted((study / "mr").iterdir())[which], BurnedInAnnotation="YES")
     volume = read(study / "mr")
-    volume.source.header.BurnedInAnnotation = "YES"
     with pytest.raises(OutputError, match="text in their pixels"):
         deidentified(volume, KEY)
 

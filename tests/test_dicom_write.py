@@ -332,6 +332,17 @@ def test_texts_of_two_character_sets_become_utf8(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("options", [{}, {"multiframe": True, "grey_as": "parametric-map"}], ids=str)
+@pytest.mark.parametrize("kind", ["color", "fused", "whole"])
+@pytest.mark.parametrize("said", [("YES", "NO"), ("NO", "YES"), ("NO", None)])
+def test_text_in_the_pixels_of_a_source_is_told(
+    kind: str, options: dict[str, object], said: tuple[str, str | None], tmp_path: Path
+) -> None:
+    own, also = (Source("dicom", fake_header(BurnedInAnnotation=word)) for word in said)
+    for dataset in objects(volume_of(kind, source=replace(own, also=(also,))), tmp_path, **options):
+        assert dataset.BurnedInAnnotation == ("YES" if "YES" in said else "NO")
+
+
 def test_identifiers_are_never_shortened(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

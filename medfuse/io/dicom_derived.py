@@ -112,7 +112,6 @@ def describe(dataset: Dataset, result: Result) -> None:
     for event in ("Series", "Content", "InstanceCreation"):
         update(dataset, {f"{event}Date": DA(now.date()), f"{event}Time": TM(now.time())})
     dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER", *([FUSED] if volume.modality is Modality.FUSED else [])]
-    dataset.BurnedInAnnotation = "NO"
     describe_origin(dataset, volume)
     if not dataset.SeriesDescription.isascii():
         dataset.SpecificCharacterSet = "ISO_IR 192"

@@ -84,11 +84,11 @@ def _is_legal(element: DataElement) -> bool:
 
 
 def describe_origin(dataset: Dataset, volume: Volume) -> None:
-    """Set character set, derivation, compression and equipment; drop private elements that came along in sequences.
+    """Set character set, derivation, compression, burned-in text and equipment; drop private elements in sequences.
 
     Args:
         dataset: The image, of which this is altered: SpecificCharacterSet, DerivationDescription,
-            DerivationCodeSequence, LossyImageCompression, ContributingEquipmentSequence.
+            DerivationCodeSequence, LossyImageCompression, BurnedInAnnotation, ContributingEquipmentSequence.
         volume: What the image is made of.
     """
     dataset.DerivationDescription = derivation_description(volume.history)
@@ -99,6 +99,8 @@ def describe_origin(dataset: Dataset, volume: Volume) -> None:
     dataset.LossyImageCompression = "01" if lossy else "00"
     for header in lossy[:1]:
         carry(header, dataset, ("LossyImageCompressionRatio", "LossyImageCompressionMethod"))
+    is_burned_in = any(word(header, "BurnedInAnnotation") == "YES" for header in headers)
+    dataset.BurnedInAnnotation = "YES" if is_burned_in else "NO"
     describe_equipment(dataset, volume)
 
 

@@ -31,6 +31,9 @@ from medfuse.volume import Modality, Source, Step, Unit, Volume
 
 #: Transfer syntaxes that only lossy compression has.
 LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
+#: What is true of a volume where any of its files says it, and how: once compressed with loss, always (PS3.3 section
+#: C.7.6.1.1.5); one slice is enough to name the patient.
+CATCHING = {"LossyImageCompression": "01", "BurnedInAnnotation": "YES", "RecognizableVisualFeatures": "YES"}
 #: Elements that hold pixels or are only of use with them.
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "IconImageSequence")
 
@@ -280,7 +283,8 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
     instances: dict[tuple[str, str], tuple[float, float] | None] = {}
     frames: dict[tuple[str, str], tuple[int, ...]] = {}
     source: Dataset | None = None
-    start, is_lossy = 0, False
+    start = 0
+    caught: set[str] = set()
     used: dict[Path, set[int]] = defaultdict(set)  # one file after the other, or by turns
     for plane in stacked.planes:
         used[plane.path].add(plane.frame + 1)
@@ -298,12 +302,13 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
                     instances[instance] = linear(planes, planned.stored_unit)
                     is_part = len(used[path]) < count(dataset, "NumberOfFrames", 1)
                     frames[instance] = tuple(sorted(used[path])) if is_part else ()
-                is_lossy |= word(dataset.file_meta, "TransferSyntaxUID") in LOSSY
-                is_lossy |= word(dataset, "LossyImageCompression") == "01"
+                caught.update(keyword for keyword, value in CATCHING.items() if word(dataset, keyword) == value)
+                if word(dataset.file_meta, "TransferSyntaxUID") in LOSSY:  # whatever the file says
+                    caught.add("LossyImageCompression")
                 source = source or _header_of(dataset)
             start += len(planes)
-    if source is not None and is_lossy:  # once lost, always (PS3.3 section C.7.6.1.1.5), whatever the file says
-        source.LossyImageCompression = "01"
+    for keyword in caught:
+        setattr(source, keyword, CATCHING[keyword])
     step = Step(
         "read",
         {
