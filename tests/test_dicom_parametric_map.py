@@ -137,6 +137,19 @@ def test_region_and_side(attributes: dict[str, str], expected: tuple[str, str], 
 
 
 @pytest.mark.parametrize(
+    ("said", "expected"),
+    [((None,), "YES"), (("NO",), "NO"), (("NO", "NO"), "NO"), (("NO", "YES"), "YES"), (("NO", None), "YES")],
+    ids=str,
+)
+def test_a_face_may_be_seen_unless_all_sources_say_that_none_is(
+    said: tuple[str | None, ...], expected: str, tmp_path: Path
+) -> None:
+    first, *others = (source(RecognizableVisualFeatures=word) for word in said)
+    dataset = one(volume_of("fused", source=replace(first, also=tuple(others))), tmp_path)
+    assert dataset.RecognizableVisualFeatures == expected
+
+
+@pytest.mark.parametrize(
     ("modality", "unit"), [(Modality.CT, Unit.HU), (Modality.PT, Unit.SUV), (Modality.NM, Unit.BQML)]
 )
 def test_values_that_have_a_unit_are_refused(modality: Modality, unit: Unit, tmp_path: Path) -> None:

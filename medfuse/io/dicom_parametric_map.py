@@ -18,7 +18,8 @@ from medfuse.io.dicom_multiframe import FILE, frames_of, set_frames
 from medfuse.io.dicom_provenance import code_item
 from medfuse.io.dicom_series import FUSED
 from medfuse.io.dicom_slices import robust_window
-from medfuse.volume import Modality, Unit, Volume
+from medfuse.io.dicom_uids import all_sources
+from medfuse.volume import Modality, Source, Unit, Volume
 
 #: Serial number of the equipment, which must be given: software has none.
 NO_SERIAL_NUMBER = "none"
@@ -67,7 +68,7 @@ def write_parametric_map(result: Result, folder: Path) -> list[Path]:
     dataset.ContentLabel = FUSED if volume.modality is Modality.FUSED else volume.modality.value
     dataset.ContentDescription = "For display only, not for diagnostic use"
     dataset.ContentCreatorName = None
-    dataset.RecognizableVisualFeatures = "NO"
+    dataset.RecognizableVisualFeatures = _recognizable(volume.source)
     dataset.AcquisitionContextSequence = []
     dataset.PixelPresentation = "MONOCHROME"
     dataset.PresentationLUTShape = "IDENTITY"
@@ -119,6 +120,12 @@ def _mapping(volume: Volume) -> Dataset:
 def _ends(volume: Volume) -> tuple[float, float]:
     """The lowest and the highest value as they are stored."""
     return float(np.float32(volume.array.min())), float(np.float32(volume.array.max()))
+
+
+def _recognizable(source: Source) -> str:
+    """YES, as a head's surface shows a face, unless all sources say that nobody can be recognized."""
+    headers = [one.header or Dataset() for one in all_sources(source)]
+    return "NO" if all(word(header, "RecognizableVisualFeatures") == "NO" for header in headers) else "YES"
 
 
 def _region(header: Dataset) -> Dataset:
