@@ -6,6 +6,7 @@ import gzip
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -20,7 +21,7 @@ from medfuse.cli import app
 from medfuse.errors import OutputError
 from medfuse.fusion import Engine
 from medfuse.io.dicom_deidentify import deidentified, pseudonym_uid
-from medfuse.io.files import read
+from medfuse.io.files import read, write
 from medfuse.pipeline import fuse, write_fused
 from medfuse.sample.series import write_series
 from medfuse.volume import Modality, Source, Volume
@@ -105,6 +106,22 @@ def test_nothing_of_the_patient_is_left(study: Path, rule: Engine, tmp_path: Pat
 def test_sidecars_name_nobody_without_being_asked_to(study: Path, rule: Engine, tmp_path: Path) -> None:
     write_fused(fused_of(study, rule), tmp_path / "out", "nifti")
     assert leaks(tmp_path / "out", secrets_of(study)) == set()
+
+
+@pytest.mark.filterwarnings("ignore::medfuse.errors.MedfuseWarning")
+def test_the_names_of_files_reach_neither_sidecars_nor_dicom(study: Path, rule: Engine, tmp_path: Path) -> None:
+    write(read(study / "mr"), tmp_path / "mr.nii")
+    image = nib.load(tmp_path / "mr.nii")
+    image.header.set_xyzt_units(0)
+    image.header["qoffset_x"] += 5
+    nib.save(image, mr := tmp_path / "Secretname_mr.nii")
+    fused = fuse(mr, study / "pet", transform=Transform(POSE), engine=rule)
+    told = fused.history[1].parameters["structural"]["history"][-1]["parameters"]["warnings"]
+    assert len(told) == 2
+    write_fused(fused, tmp_path / "named", "both")
+    write_fused(fused, tmp_path / "out", "both", deidentify=KEY)
+    for folder in ("named", "out"):
+        assert leaks(tmp_path / folder, {b"Secretname_mr"}) == set()
 
 
 def test_what_belongs_together_stays_together(study: Path, rule: Engine, tmp_path: Path) -> None:

@@ -152,10 +152,10 @@ def test_either_form_will_do(tmp_path: Path, sform: int, qform: int) -> None:
 def test_forms_that_disagree_are_told_and_the_sform_is_used(tmp_path: Path) -> None:
     data = np.zeros((2, 3, 4), np.float32)
     path = save(tmp_path / "s.nii", data, sform=4, qform=1, qoffset_x=99)
-    with pytest.warns(MedfuseWarning, match=r"qform \(scanner\) of s\.nii disagree"):
+    with pytest.warns(MedfuseWarning, match=r"s\.nii: sform \(MNI\) and qform \(scanner\) disagree"):
         volume = read(path)
     np.testing.assert_allclose(volume.grid.origin_mm, (-20, 30, 40))
-    told = ["sform (MNI) and qform (scanner) of s.nii disagree by up to 79.0 mm; the sform was used"]
+    told = ["sform (MNI) and qform (scanner) disagree by up to 79.0 mm; the sform was used"]
     assert volume.history[0].parameters["warnings"] == told
     assert inspect(path).series[0].usable
 
@@ -168,7 +168,7 @@ def test_forms_within_rounding_agree(tmp_path: Path) -> None:
 def test_a_damaged_qform_is_told_and_a_damaged_sform_refused(tmp_path: Path) -> None:
     data = np.zeros((2, 3, 4), np.float32)
     path = save(tmp_path / "q.nii", data, sform=1, qform=1, quatern_b=np.nan)
-    with pytest.warns(MedfuseWarning, match=r"of q\.nii disagree \(the latter is damaged\); the sform was used"):
+    with pytest.warns(MedfuseWarning, match=r"q\.nii: sform .* disagree \(the latter is damaged\); the sform was used"):
         volume = read(path)
     np.testing.assert_allclose(volume.grid.origin_mm, (-20, 30, 40))
     path = save(tmp_path / "s.nii", data, sform=1, qform=1)
@@ -242,10 +242,10 @@ def test_units_of_length(tmp_path: Path, units: str, factor: float) -> None:
 @pytest.mark.parametrize("code", [0, 7, 8])
 def test_an_unknown_unit_of_length_is_told(tmp_path: Path, code: int) -> None:
     path = save(tmp_path / "x.nii", np.zeros((2, 3, 4), np.float32), xyzt_units=code)
-    with pytest.warns(MedfuseWarning, match=r"x\.nii does not say its unit of length"):
+    with pytest.warns(MedfuseWarning, match=r"x\.nii: the unit of length is not stated"):
         volume = read(path)
     np.testing.assert_allclose(volume.grid.origin_mm, (-20, 30, 40))
-    told = ["x.nii does not say its unit of length; millimetres were assumed"]
+    told = ["the unit of length is not stated; millimetres were assumed"]
     assert volume.history[0].parameters["warnings"] == told
 
 
@@ -497,4 +497,4 @@ def test_inspect_tells_what_reading_would_warn_of(tmp_path: Path) -> None:
     path.write_bytes(header)
     with pytest.warns(MedfuseWarning) as caught:
         read(path)
-    assert inspect(path).series[0].warnings == tuple(str(one.message) for one in caught)
+    assert [f"x.nii: {told}" for told in inspect(path).series[0].warnings] == [str(one.message) for one in caught]

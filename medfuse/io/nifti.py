@@ -74,7 +74,8 @@ class NiftiHeader:
         grid: The geometry.
         is_color: Whether the voxels are RGB24 or RGBA32.
         position_from: The form that says where the voxels lie, as "sform (scanner)".
-        warnings: What a person should know before trusting the geometry, a sentence each.
+        warnings: What a person should know before trusting the geometry, a sentence each, without the file's name:
+            they go into the history of what is made of it.
         frames: What sets the volumes of a 4-D file apart, as "2.5 s"; empty in a file of one volume.
     """
 
@@ -181,7 +182,7 @@ def read_nifti(
                 "Copy or convert the file again",
             ) from error
     for message in header.warnings:
-        warnings.warn(message, MedfuseWarning, stacklevel=3)
+        warnings.warn(f"{path.name}: {message}", MedfuseWarning, stacklevel=3)
     if fill_nan is not None and not header.is_color:
         np.nan_to_num(array, copy=False, nan=fill_nan, posinf=fill_nan, neginf=fill_nan)
     meaning = meaning_of(path, modality)
@@ -261,7 +262,7 @@ def _header(image: Any, stream: Any, name: str) -> NiftiHeader:
     ras_from_ijk, position_from, notes = _position(image, name)
     mm = _MM.get(int(image.header["xyzt_units"]) & 7)
     if mm is None:
-        notes.append(f"{name} does not say its unit of length; millimetres were assumed")
+        notes.append("the unit of length is not stated; millimetres were assumed")
         mm = 1.0
     grid = Grid(shape[2::-1], _LPS_FROM_RAS @ np.diag([mm, mm, mm, 1.0]) @ ras_from_ijk @ _IJK_FROM_KJI)
     frames = _labels(image) if several else ()
@@ -313,7 +314,7 @@ def _position(image: Any, name: str) -> tuple[NDArray[np.float64], str, list[str
         apart_mm = _apart(image, ras_from_ijk, qform[0])
         if not apart_mm <= FORM_TOLERANCE_MM:
             by = f"by up to {apart_mm:.1f} mm" if math.isfinite(apart_mm) else "(the latter is damaged)"
-            notes.append(f"{sform[1]} and {qform[1]} of {name} disagree {by}; the sform was used")
+            notes.append(f"{sform[1]} and {qform[1]} disagree {by}; the sform was used")
     return ras_from_ijk, said_by, notes
 
 
