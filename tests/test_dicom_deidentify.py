@@ -16,7 +16,8 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from test_dicom_companions import OTHER, POSE, complaints, matrix_of, posed
 
-from medfuse.align import Transform
+from medfuse.align import Transform, resample
+from medfuse.alignment import align, ride_along
 from medfuse.cli import app
 from medfuse.errors import OutputError
 from medfuse.fusion import Engine
@@ -181,6 +182,20 @@ def test_the_voxels_and_what_was_done_stay(study: Path, rule: Engine) -> None:
     assert clean.history == fused.history
     assert clean.grid.matches(replace(fused.grid, frame_of_reference=clean.grid.frame_of_reference))
     assert fused.source.header.to_json() == before
+
+
+def test_no_hash_of_the_original_uids_is_left(study: Path, rule: Engine, tmp_path: Path) -> None:
+    """Who has the images could make that hash again, and so find out whose they are."""
+    mr, pet = read(study / "mr"), read(study / "pet")
+    riding = ride_along(align(mr, pet, transform=Transform(POSE)), pet, pet)
+    fused = fuse(mr, resample(pet.derive("align", riding.to_json()), mr.grid), transform=riding, engine=rule)
+    words = {str(riding.of).encode()}
+    for name, key in {"named": None, "one": KEY, "two": KEY, "other": KEY[::-1]}.items():
+        write_fused(fused, tmp_path / name, "both", deidentify=key)
+        assert bool(leaks(tmp_path / name, words)) == (key is None)
+    one, two, other = ((tmp_path / name / "fused.json").read_text() for name in ("one", "two", "other"))
+    assert one == two != other
+    assert one.count('"of_sha256"') == 2  # one of them in the history of what went in
 
 
 def test_what_cannot_be_read_goes() -> None:

@@ -8,10 +8,12 @@ results are new objects made from de-identified images. Voxels are not looked at
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
+from typing import Any
 from uuid import UUID
 
 from pydicom import DataElement, Dataset
@@ -30,12 +32,14 @@ EDITION = "dicomfields_2024b"
 KEY_BYTES = 16
 #: Root of what the standard itself names: SOP classes, palettes. Such a UID identifies nobody.
 STANDARD = "1.2.840.10008."
+#: Where a step keeps the fingerprint of a scan (`medfuse.io.dicom_uids`).
+FINGERPRINT = "of_sha256"
 #: Groups that repeat: curves and overlays, which the profile removes.
 CURVES, OVERLAYS = 0x5000, 0x6000
 
 
 def deidentified(volume: Volume, key: bytes) -> Volume:
-    """The same volume of nobody in particular: de-identified sources, and a frame of reference of another name.
+    """The same volume of nobody in particular: de-identified sources and history, another frame of reference.
 
     Args:
         volume: Any volume; of a fused one all sources are treated.
@@ -48,8 +52,9 @@ def deidentified(volume: Volume, key: bytes) -> Volume:
     check_key(key)
     frame = volume.grid.frame_of_reference
     grid = volume.grid if frame is None else replace(volume.grid, frame_of_reference=pseudonym_uid(frame, key))
+    history = tuple(replace(step, parameters=_keyed(step.parameters, key)) for step in volume.history)
     with leniently():
-        return replace(volume, grid=grid, source=_source(volume.source, key))
+        return replace(volume, grid=grid, source=_source(volume.source, key), history=history)
 
 
 def check_key(key: bytes) -> None:
@@ -75,6 +80,16 @@ def pseudonym_uid(uid: str, key: bytes) -> str:
 
 def _digest(kind: str, text: str, key: bytes) -> bytes:
     return hmac.new(key, f"{kind}:{text}".encode(), sha256).digest()
+
+
+def _keyed(value: Any, key: bytes) -> Any:
+    """Parameters of a step, at any depth, with another fingerprint of a scan: that one is a hash of original UIDs."""
+    if isinstance(value, Mapping):
+        return {
+            name: _digest("fingerprint", str(one), key).hex() if name == FINGERPRINT else _keyed(one, key)
+            for name, one in value.items()
+        }
+    return [_keyed(one, key) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _source(source: Source, key: bytes) -> Source:
