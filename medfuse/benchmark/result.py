@@ -15,7 +15,7 @@ from medfuse.benchmark.measuring import SLICES_AT_ONCE, Planes, Shown, Values, c
 from medfuse.benchmark.table import SIDES, Safety, Statistic, described, heading, markdown, measures_of, number
 from medfuse.color import Percentiles, Window
 from medfuse.devices import choose_device
-from medfuse.errors import GridMismatch, UnsupportedImage
+from medfuse.errors import GridMismatch, MedfuseError, UnsupportedImage
 from medfuse.fusion import DEFAULT_PALETTE, Display, display_of
 from medfuse.io.dicom_header import words
 from medfuse.io.dicom_slices import FUSED_MAX
@@ -27,6 +27,8 @@ from medfuse.volume import Modality, Unit, Volume
 
 #: How far a fused volume may leave [0, 1]; interpolation and rounding do, a little.
 OVERSHOOT = 1e-3
+#: What the three are called, in the order in which they are given.
+PLACES = ("fused", "structural", "functional")
 
 Progress = Callable[[int, int], None]
 
@@ -151,7 +153,7 @@ def score_result(
                 raise ValueError(f"expected {what} for volumes only, got one for images")
         shown, kept = _read_pictures(paths), np.array([True])
     else:
-        volumes = tuple(read(path, series=name) for path, name in zip(paths, series, strict=True))
+        volumes = tuple(map(_read, PLACES, paths, series))
         shown = _shown(volumes, structural_window, window, palette)
         kept = np.any([_varied(luminance) for luminance, _ in shown[1:]], axis=0)
     if not kept.any():
@@ -181,6 +183,17 @@ def _read_pictures(paths: tuple[Path, ...]) -> list[Shown]:
             "Score the result beside the images it was made from",
         )
     return [(one.luminance[None], None if one.chroma is None else one.chroma[None]) for one in pictures]
+
+
+def _read(place: str, path: Path, series: str | None) -> Volume:
+    """Read one of the three; an error says which, and what `medfuse score` has for it."""
+    try:
+        return read(path, series=series)
+    except MedfuseError as error:
+        hint = error.hint.replace("--series", f"--{place}-series")
+        if "--frame" in hint or "--allow-2d" in hint:
+            hint = "Make one volume of it first: medfuse convert has --frame and --allow-2d"
+        raise type(error)(f"{place} volume: {error.args[0]}", hint) from error
 
 
 def _shown(
