@@ -67,7 +67,8 @@ class Source:
     Args:
         format: "dicom", "nifti", "nrrd", "metaimage" or "memory".
         header: DICOM only: the data set of the first slice, without pixel data and private elements; what any slice
-            says of loss by compression, text in the pixels and recognizable features, it says too.
+            says of loss by compression, text in the pixels and recognizable features, it says too; and of a PET
+            with Decay Correction START to which time all slices are corrected (Decay Correction DateTime).
         instances: DICOM only: (SOP Class UID, SOP Instance UID) of every file used, in slice order.
         also: Of a fused volume, the sources of the other volumes that went into it.
         rescales: DICOM only: (slope, intercept) of each of the files, from its stored values to the volume's unit;

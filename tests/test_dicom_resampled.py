@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -16,7 +19,7 @@ from test_dicom_companions import NUDGE, OTHER, POSE, affine, complaints, in_sim
 from medfuse.align import Transform
 from medfuse.alignment import align
 from medfuse.cli import app
-from medfuse.errors import OutputError, UnsupportedImage
+from medfuse.errors import InputError, OutputError, UnsupportedImage
 from medfuse.fusion import Engine
 from medfuse.grid import Grid
 from medfuse.io.dicom_options import DicomOptions
@@ -88,6 +91,75 @@ def test_of_a_scan_that_says_nothing_nothing_is_made_up(tmp_path: Path, rule: En
     written(read(tmp_path / "mr"), phantom(Modality.MR, (12, 18, 20), FRAME), rule, tmp_path / "out")
     found = pydicom.dcmread(tmp_path / "out" / "resampled" / "resampled-0001.dcm")
     assert (found.get("EchoTime"), found.get("ContrastBolusAgent")) == (None, None)
+
+
+def two_beds(start: datetime, **attributes: object) -> Callable[[pydicom.Dataset], None]:
+    """A change of slices as of two beds, 40 minutes apart, the upper one first; all are corrected to `start`."""
+
+    def change(one: pydicom.Dataset) -> None:
+        one.SeriesDate, one.SeriesTime = start.strftime("%Y%m%d"), start.strftime("%H%M%S")
+        second = one.ImagePositionPatient[2] < 40
+        begin = start + timedelta(minutes=40 * second)
+        one.AcquisitionTime = begin.strftime("%H%M%S")
+        one.DecayFactor = None
+        one.FrameReferenceTime = 0
+        setattrs(one, **{name: value[second] if type(value) is tuple else value for name, value in attributes.items()})
+
+    return change
+
+
+#: Mean of the activity in a frame of 10 minutes, half-life 6586.2 s: seconds after its start, see `dicom_suv`.
+MEAN_S = 298.4
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"SeriesTime": "233000", "DecayFactor": (2 ** (MEAN_S / 6586.2), 2 ** ((2400 + MEAN_S) / 6586.2))},
+        {"SeriesTime": "233000", "FrameReferenceTime": (1000 * MEAN_S, 1000 * (2400 + MEAN_S))},
+        {"DecayCorrection": "ADMIN", "DecayFactor": (1.5, 1.9)},
+    ],
+    ids=["series time", "decay factor", "frame reference time", "injection"],
+)
+def test_activity_reads_back_with_the_same_factor_to_suv(
+    study: Path, rule: Engine, attributes: dict[str, object]
+) -> None:
+    pet = replace(read(study / "PT"), unit=Unit.BQML)
+    write_series(pet, study / "bqml", description="PT", number=4)
+    start = datetime.strptime(pydicom.dcmread(next((study / "bqml").iterdir())).SeriesTime, "%H%M%S")
+    change_all(study / "bqml", two_beds(start.replace(2024, 1, 15), **attributes))
+    assert len({pydicom.dcmread(path).AcquisitionTime for path in (study / "bqml").iterdir()}) == 2
+    factor = suv_step(read(study / "bqml"))["factor"]
+    moved = written(read(study / "mr"), read(study / "bqml", units="native"), rule, study / "out")
+    assert moved.unit is Unit.BQML
+    found = read(study / "out" / "resampled")
+    assert suv_step(found)["factor"] == pytest.approx(factor, rel=1e-9)
+    np.testing.assert_allclose(found.array, moved.array * factor, rtol=0, atol=1e-4 * found.array.max())
+    assert complaints(study / "out" / "resampled" / "resampled-0001.dcm") == []
+
+
+def suv_step(volume: Volume) -> Mapping[str, Any]:
+    (parameters,) = (step.parameters for step in volume.history if step.name == "suv")
+    return parameters
+
+
+@pytest.mark.parametrize("deidentify", [None, KEY])
+def test_where_nothing_tells_the_time_of_the_values_nobody_makes_suv(
+    study: Path, rule: Engine, deidentify: bytes | None
+) -> None:
+    write_series(replace(read(study / "PT"), unit=Unit.BQML), study / "bqml", description="PT", number=4)
+    if deidentify is None:
+        change_all(study / "bqml", lambda one: setattrs(one, DecayFactor=7))  # contradicts the times
+    pet = read(study / "bqml", units="native")
+    written(read(study / "mr"), pet, rule, study / "out", deidentify=deidentify)
+    path = study / "out" / "resampled" / "resampled-0001.dcm"
+    image = pydicom.dcmread(path)
+    (tracer,) = image.RadiopharmaceuticalInformationSequence
+    assert (image.DecayCorrection, image.AcquisitionTime, "RadionuclideTotalDose" in tracer) == ("START", "", False)
+    with pytest.raises(InputError, match="for SUV, found none"):
+        read(path.parent, units="suv")
+    assert complaints(path) == []
 
 
 def setattrs(dataset: pydicom.Dataset, **attributes: object) -> None:

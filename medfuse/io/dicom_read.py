@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+from pydicom.valuerep import DT
 
 from medfuse.errors import InputError, MedfuseWarning, SeriesError, UnreadableFile, UnsupportedImage
 from medfuse.io.decoding import Decoder, Request, is_decodable
@@ -24,7 +25,7 @@ from medfuse.io.dicom_range import within_range
 from medfuse.io.dicom_series import Series
 from medfuse.io.dicom_stack import Stack, stack
 from medfuse.io.dicom_straighten import AIR_HU, straighten
-from medfuse.io.dicom_suv import SuvFactor, suv_factor
+from medfuse.io.dicom_suv import SuvFactor, corrected_to, suv_factor
 from medfuse.io.dicom_values import COLORS, linear, rescaled, slope_and_intercept, to_rgb, unit_of
 from medfuse.io.limits import check_voxels
 from medfuse.volume import Modality, Source, Step, Unit, Volume
@@ -309,6 +310,9 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
             start += len(planes)
     for keyword in caught:
         setattr(source, keyword, CATCHING[keyword])
+    if source is not None and planned.modality is Modality.PT and word(source, "DecayCorrection"):
+        moment = corrected_to([plane.header for plane in stacked.planes])  # of which one slice's times tell nothing
+        source.DecayCorrectionDateTime = moment and DT(moment)
     step = Step(
         "read",
         {

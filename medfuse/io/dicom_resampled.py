@@ -13,6 +13,7 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
+from pydicom.valuerep import DA, DT, TM
 
 from medfuse.io.dicom_derived import (
     Result,
@@ -44,8 +45,7 @@ PET_ACQUISITION = (
     *("CountsSource", "CorrectedImage", "RandomsCorrectionMethod", "AttenuationCorrectionMethod"),
     *("ScatterCorrectionMethod", "DecayCorrection", "ReconstructionMethod", "CollimatorType"),
     *("RadiopharmaceuticalInformationSequence", "PatientOrientationCodeSequence"),
-    *("PatientGantryRelationshipCodeSequence", "FrameReferenceTime", "ActualFrameDuration", "DecayFactor"),
-    *("AcquisitionDate", "AcquisitionTime"),
+    *("PatientGantryRelationshipCodeSequence", "ActualFrameDuration", "AcquisitionDate"),
 )
 #: What SUV is made of beside the activity.
 OF_SUV = ("PatientWeight", "PatientSize")
@@ -147,6 +147,7 @@ def _pet(result: Result, header: Dataset) -> Dataset:
     carry(header, dataset, OF_SUV)
     for item in dataset.RadiopharmaceuticalInformationSequence:
         item.setdefault("RadionuclideCodeSequence", [])
+    _time(dataset, header)
     dataset.Units = PET_UNITS.get(volume.unit) or word(header, "Units") or "PROPCNTS"
     if dataset.Units == "GML":  # of which weight, lean mass or surface; without a word it would be the first
         dataset.SUVType = "BW" if volume.unit is Unit.SUV else word(header, "SUVType")
@@ -156,9 +157,25 @@ def _pet(result: Result, header: Dataset) -> Dataset:
     dataset.ImageIndex = 1
     dataset.ImageType = ["DERIVED", "PRIMARY"]  # value 2 may be nothing else (PS3.3 section C.8.9.4.1.1)
     dataset.pop("PatientPosition", None)  # the codes of PET say it
-    if dataset.DecayCorrection != "NONE" and "DecayFactor" not in dataset:
-        dataset.DecayFactor = 1
     return dataset
+
+
+def _time(dataset: Dataset, header: Dataset) -> None:
+    """Set the time for which the values hold: a resampled slice lies between beds or frames that began at several.
+
+    Where values are corrected to the start of the scan, that is the time of the series (PS3.3 section C.8.9.1.1.1) and
+    of every slice. Where it is not known, the activity goes, without which nobody makes SUV by another time.
+    """
+    moment = header.get("DecayCorrectionDateTime") if dataset.DecayCorrection == "START" else None
+    if moment:
+        start = DT(moment)
+        for event in ("Series", "Acquisition"):
+            update(dataset, {f"{event}Date": DA(start.date()), f"{event}Time": TM(start.time())})
+    elif dataset.DecayCorrection != "ADMIN":
+        for item in dataset.RadiopharmaceuticalInformationSequence:
+            item.pop("RadionuclideTotalDose", None)
+    if dataset.DecayCorrection != "NONE":
+        dataset.DecayFactor = 1
 
 
 def _ct(result: Result, header: Dataset) -> Dataset:

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from pydicom import Dataset
 from pydicom.valuerep import DA, DT, TM
 
-from medfuse.errors import MissingAttribute, UnsupportedImage
+from medfuse.errors import InputError, MissingAttribute, UnsupportedImage
 from medfuse.io.dicom_header import word, words
 
 GE, PHILIPS = "GEMS_PETD_01", "Philips PET Private Group"
@@ -68,6 +68,21 @@ def suv_factor(headers: Sequence[Dataset]) -> SuvFactor:
     return _from_activity(headers)
 
 
+def corrected_to(headers: Sequence[Dataset]) -> datetime | None:
+    """The time to which values with Decay Correction START are corrected; None where the headers do not tell it.
+
+    Args:
+        headers: The headers of all images of the series.
+    """
+    try:
+        if _common(headers, "DecayCorrection") != "START":
+            return None
+        tracers = [_tracer(header) for header in headers]
+        return _start_of_scan(headers, _half_life_s(tracers))[0]
+    except InputError:
+        return None
+
+
 def _check_corrections(headers: Sequence[Dataset]) -> None:
     """Refuse images that are not corrected for attenuation and decay (Corrected Image, PS3.3 section C.8.9.4)."""
     for header in headers:
@@ -103,7 +118,7 @@ def _from_activity(headers: Sequence[Dataset]) -> SuvFactor:
     activity_bq = _number(_common(tracers, "RadionuclideTotalDose"), "RadionuclideTotalDose in Bq", *ACTIVITY_BQ)
     if correction == "ADMIN":
         return SuvFactor(weight_kg * 1000 / activity_bq, "body weight / injected activity, decay corrected to ADMIN")
-    half_life_s = _number(_common(tracers, "RadionuclideHalfLife"), "RadionuclideHalfLife in s", 1.0, 1e12)
+    half_life_s = _half_life_s(tracers)
     start, told_by = _start_of_scan(headers, half_life_s)
     decay_s = (start - _injection(tracers, headers[0], start, half_life_s)).total_seconds()
     if not 0 <= decay_s <= MOST_HALF_LIVES * half_life_s:
@@ -213,6 +228,10 @@ def _injection(tracers: Sequence[Dataset], header: Dataset, scan: datetime, half
             _HINT,
         )
     return moment
+
+
+def _half_life_s(tracers: Sequence[Dataset]) -> float:
+    return _number(_common(tracers, "RadionuclideHalfLife"), "RadionuclideHalfLife in s", 1.0, 1e12)
 
 
 def _tracer(header: Dataset) -> Dataset:
