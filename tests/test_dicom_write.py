@@ -26,6 +26,7 @@ from derived import (
     volume_of,
     written,
 )
+from edits import edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import dcm2niix
@@ -42,6 +43,7 @@ import medfuse
 from medfuse.errors import OutputError
 from medfuse.grid import Grid
 from medfuse.io.dicom_write import write_dicom
+from medfuse.sample.series import write_series
 from medfuse.volume import Modality, Source, Unit
 
 
@@ -418,6 +420,38 @@ def test_slices_that_are_not_the_sources_own_name_all(count: int, shift_mm: floa
     source = Source("dicom", fake_header(ImagePositionPatient=position), instances("1.8", count))
     for dataset in written(volume_of("color", grid, source), tmp_path):
         assert referenced(dataset) == [f"1.8.{n}" for n in range(count)]
+
+
+@pytest.mark.parametrize("options", [{}, {"grey_as": "parametric-map"}], ids=str)
+def test_slices_made_of_two_name_all(options: dict[str, object], tmp_path: Path) -> None:
+    """Five images 5, 5, 6 and 6 mm apart become five slices 5.5 mm apart, of which two alone lie on an image."""
+    for name in ("gaps", "even"):
+        grid = Grid.from_axes(SHAPE, (0, 0, 0), (5, 1.5, 1.25), np.eye(3)[:, ::-1], "1.2.826.0.1.999")
+        write_series(volume_of("signed", grid), tmp_path / name, description=name, number=1)
+    for path in (tmp_path / "gaps").iterdir():
+        x, y, z = pydicom.dcmread(path).ImagePositionPatient
+        edit(path, ImagePositionPatient=[x, y, z + max(0, z - 10) / 5])
+    gaps, even = medfuse.read(tmp_path / "gaps", allow_gaps=True), medfuse.read(tmp_path / "even")
+    assert gaps.grid.spacing_mm[0] == pytest.approx(5.5)
+    how = {"method": "average", "device": "cpu", "register": "none", "palette": "GREY"}
+    results = {
+        "converted": (gaps, 5),
+        "below": (medfuse.fuse(gaps, even, **how), 5),
+        "above": (medfuse.fuse(even, gaps, **how), 1),
+        "on its grid": (medfuse.fuse(even, gaps, grid="functional", **how), 5),
+    }
+    for name, (volume, count) in results.items():
+        own = {uid for _, uid in volume.source.instances}
+        for dataset in objects(volume, tmp_path / name, **options):
+            assert {len(own & set(referenced(one))) for one in derivations(dataset)} == {count}, name
+
+
+def derivations(dataset: Dataset) -> list[Dataset]:
+    """What refers to the sources of each slice or frame: the image, or an item of each frame or of all."""
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        return [dataset]
+    groups = [*dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence]
+    return [one for group in groups for one in group.get("DerivationImageSequence", ())]
 
 
 def test_a_converted_mr_is_not_said_to_be_resampled(tmp_path: Path) -> None:

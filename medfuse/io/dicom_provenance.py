@@ -274,10 +274,19 @@ def _printable(text: str) -> str:
 def is_slice_to_slice(volume: Volume) -> bool:
     """Whether the structural source has one image to each slice, at the slice's own place."""
     source, grid = volume.source, volume.grid
-    if len(source.instances) != grid.shape[0]:
+    if len(source.instances) != grid.shape[0] or _had_gaps(volume.history):
         return False
     position = None if source.header is None else source.header.get("ImagePositionPatient")
     return not position or bool(np.allclose(np.array(position, dtype=float), grid.origin_mm, rtol=0, atol=0.01))
+
+
+def _had_gaps(history: Iterable[Step]) -> bool:
+    """Whether slices of the scan on whose grid the volume lies were made of two, where these lay unevenly apart."""
+    steps = [(step.name, step.parameters) for step in history]
+    fused = next((parameters for name, parameters in steps if name == "fuse"), {})
+    side = fused.get("functional" if fused.get("grid") == "functional" else "structural") or {}
+    steps += [(step["name"], step["parameters"]) for step in side.get("history", ())]
+    return any(name == "straighten" and "gaps_mm" in parameters for name, parameters in steps)
 
 
 def source_references(source: Source) -> list[Dataset]:
