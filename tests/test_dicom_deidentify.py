@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from medfuse.cli import app
 from medfuse.errors import OutputError
 from medfuse.fusion import Engine
 from medfuse.io.dicom_deidentify import deidentified, pseudonym_uid
+from medfuse.io.dicom_uids import fingerprint
 from medfuse.io.files import read, write
 from medfuse.pipeline import fuse, write_fused
 from medfuse.sample.series import write_series
@@ -233,3 +235,16 @@ def test_the_command_line_does_it_too(study: Path, tmp_path: Path) -> None:
         assert leaks(tmp_path / name, secrets_of(study)) == set()
     one, two = (pydicom.dcmread(tmp_path / name / "fused-0001.dcm") for name in ("one", "two"))
     assert (one.PatientID, one.StudyInstanceUID) == (two.PatientID, two.StudyInstanceUID)
+
+
+def test_nor_is_it_told_to_a_script(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    also = tmp_path / "pet"
+    shutil.copytree(study / "pet", also)
+    words = ["fuse", str(study / "mr"), str(study / "pet"), "--also", str(also), "--register", "none"]
+    words += ["--method", "average", "--json"]
+    original = fingerprint(read(study / "pet"))
+    for given, told in ((["--deidentify"], False), ([], True)):
+        app([*words, *given, "-o", str(tmp_path / f"out-{told}")], standalone_mode=False)
+        out = capsys.readouterr().out
+        assert '"of_sha256"' in out
+        assert (original in out) == told

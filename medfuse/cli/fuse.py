@@ -221,7 +221,7 @@ def fuse(
     _warn(alignment, fused)
     slices = sum(one.grid.shape[0] for one in fused)
     if as_json:
-        summary = _summary(fused, [*written, *([save_transform] if save_transform else [])], seconds)
+        summary = _summary(fused, [*written, *([save_transform] if save_transform else [])], seconds, key)
         print_json(summary | ({"profile": profile_json(profile, slices)} if show_profile else {}))
         return
     _tell(fused, alignments, engine, out, written, save_transform, seconds)
@@ -310,7 +310,12 @@ def _seconds(profile: Profile) -> dict[str, float]:
     return {"read": read, "align": align, "fuse": profile.total - read - align - write - start, "write": write}
 
 
-def _summary(fused: list[Any], written: list[Path], seconds: dict[str, float]) -> dict[str, Any]:
+def _summary(fused: list[Any], written: list[Path], seconds: dict[str, float], key: bytes | None) -> dict[str, Any]:
+    """What a script is told: nothing of the sources that de-identified results do not say."""
+    if key:
+        from medfuse.io.dicom_deidentify import deidentified
+
+        fused = [deidentified(one, key) for one in fused]
     first, *others = (
         {
             "shape": list(one.grid.shape),
