@@ -17,6 +17,7 @@ from phantoms import BALL, phantom
 from programs import external
 from pydicom import Dataset
 from pydicom.pixels import apply_color_lut, apply_rescale
+from pydicom.uid import NuclearMedicineImageStorage
 from scipy.spatial.transform import Rotation
 
 from medfuse.align import Transform, read_transform, resample
@@ -25,6 +26,7 @@ from medfuse.color import apply_palette, parse_window
 from medfuse.fusion import Engine
 from medfuse.grid import Grid
 from medfuse.io.dicom_companions import write_companions
+from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.dicom_provenance import source_references
 from medfuse.io.dicom_uids import stable_uids
 from medfuse.io.files import inspect, read
@@ -271,14 +273,35 @@ def test_the_functional_scan_is_the_foreground(fused: Volume, tmp_path: Path) ->
     assert functional.PaletteColorLookupTableSequence[0].PaletteColorLookupTableUID == "1.2.840.10008.1.5.1"
 
 
-def test_color_needs_neither_window_nor_palette(study: Path, rule: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [DicomOptions(), DicomOptions(multiframe=True)], ids=["single", "multi-frame"])
+def test_color_needs_neither_window_nor_palette(
+    study: Path, rule: Engine, tmp_path: Path, options: DicomOptions
+) -> None:
     write_fused(fuse(study / "mr", study / "mr", engine=rule, palette="PET"), tmp_path / "grey", "dicom")
     color = fuse(study / "mr", study / "pet", transform=Transform(POSE), engine=rule)
-    write_fused(color, tmp_path / "color", "dicom", companions=False)
+    write_fused(color, tmp_path / "color", "dicom", companions=False, dicom=options)
     blending = companions(fuse(study / "mr", tmp_path / "color", engine=rule), tmp_path / "out")["blending"]
     assert "PaletteColorLookupTableSequence" in blending.AdvancedBlendingSequence[0]
     assert "PaletteColorLookupTableSequence" not in blending.AdvancedBlendingSequence[1]
     assert "SoftcopyVOILUTSequence" not in blending.AdvancedBlendingSequence[1]
+
+
+@pytest.mark.parametrize("is_color", [False, True])
+def test_a_scan_may_lie_in_several_multi_frame_files(
+    study: Path, rule: Engine, fused: Volume, tmp_path: Path, is_color: bool
+) -> None:
+    """Windows of stored values stand beside a rescaling that leaves these as they are; colour has neither."""
+    if is_color:
+        write_fused(fused, tmp_path / "color", "dicom", companions=False)
+        fused = fuse(study / "mr", tmp_path / "color", engine=rule)
+    (functional,) = fused.source.also
+    instances = tuple((NuclearMedicineImageStorage, uid) for _, uid in functional.instances)
+    fused = replace(fused, source=replace(fused.source, also=(replace(functional, instances=instances),)))
+    item = companions(fused, tmp_path / "out")["blending"].AdvancedBlendingSequence[1]
+    assert [one.ReferencedSOPInstanceUID for one in item.ReferencedImageSequence] == [uid for _, uid in instances]
+    assert len(item.get("SoftcopyVOILUTSequence", [])) == (0 if is_color else len(instances))
+    rescaling = {keyword: item.get(f"Rescale{keyword}") for keyword in ("Slope", "Intercept")}
+    assert rescaling == ({"Slope": None, "Intercept": None} if is_color else {"Slope": 1, "Intercept": 0})
 
 
 # Both

@@ -253,6 +253,7 @@ def _images(side: Side, study_instance_uid: str) -> list[Dataset]:
         image.FrameOfReferenceUID = ""
         image.Rows, image.Columns = count(side.header, "Rows"), count(side.header, "Columns")
         image.SamplesPerPixel = count(side.header, "SamplesPerPixel", 1)
+        image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence = [Dataset()], []
         update(image, dict.fromkeys(OF_PATIENT_AND_STUDY))
         images.append(image)
     return images
@@ -262,14 +263,14 @@ def _input(side: Side, images: list[Dataset], number: int) -> AdvancedBlending:
     """A scan with its window and its palette.
 
     Where all files have one rescaling it is applied, and the window is in the unit that was shown; otherwise, as for
-    PET of one slope a slice, each file gets a window of its stored values.
+    PET of one slope a slice, none is applied, and each file gets a window of its stored values.
     """
     from highdicom import ModalityLUTTransformation, PaletteColorLUTTransformation
     from highdicom.content import ReferencedImageSequence
     from highdicom.pr import AdvancedBlending, SoftcopyVOILUTTransformation
 
     if side.window is None:
-        return AdvancedBlending(images, number)
+        return AdvancedBlending(images[:1], number)  # of several multi-frame images highdicom asks for a rescaling
 
     def windowed(slope: float, intercept: float, **of: Any) -> SoftcopyVOILUTTransformation:
         assert side.window is not None
@@ -278,14 +279,16 @@ def _input(side: Side, images: list[Dataset], number: int) -> AdvancedBlending:
             decimal((lower + upper) / 2), decimal(upper - lower), voi_lut_function="LINEAR_EXACT", **of
         )
 
-    rescale, windows = None, []
     if len(set(side.source.rescales)) == 1:
         slope, intercept = side.source.rescales[0]
         rescale = ModalityLUTTransformation(decimal(intercept), decimal(slope), "HU" if side.is_hu else "US")
         windows = [windowed(1, 0)]
     else:
-        for image, pair in zip(images, side.source.rescales, strict=True):
-            windows.append(windowed(*pair, referenced_images=ReferencedImageSequence([image])))
+        rescale = ModalityLUTTransformation(0.0, 1.0, "US")
+        windows = [
+            windowed(*pair, referenced_images=ReferencedImageSequence([image]))
+            for image, pair in zip(images, side.source.rescales, strict=True)
+        ]
     colors = table_of(side.palette).astype(np.uint16) * TO_16_BITS
     palette = PaletteColorLUTTransformation.from_combined_lut(colors, 0, PALETTES[side.palette])
     return AdvancedBlending(images, number, rescale, windows, palette)
