@@ -114,6 +114,23 @@ def test_acquisitions_that_overlap_in_part_are_parts() -> None:
     assert told(parts_of(planes)) == [("AcquisitionNumber 1", ("",), [4]), ("AcquisitionNumber 2", ("",), [3])]
 
 
+def test_acquisitions_that_overlap_in_part_are_parts_where_every_place_has_as_many_images() -> None:
+    """Two halves and the whole: the order of the images would make volumes of a half and another acquisition's."""
+    planes = (
+        volume(0, (0, 3, 6), AcquisitionNumber=1)
+        + volume(3, (0, 3, 6, 9, 12, 15), AcquisitionNumber=2)
+        + volume(9, (9, 12, 15), AcquisitionNumber=3)
+    )
+    lengths = ((1, 3), (2, 6), (3, 3))
+    assert told(parts_of(planes)) == [(f"AcquisitionNumber {n}", ("",), [length]) for n, length in lengths]
+
+
+def test_volumes_of_which_each_half_is_an_acquisition_are_told_by_the_order_of_the_images() -> None:
+    halves = ((0, 3, 6), (9, 12, 15)) * 2
+    planes = [plane for n, half in enumerate(halves) for plane in volume(3 * n, half, AcquisitionNumber=n + 1)]
+    assert told(parts_of(planes)) == [("", ("image 1", "image 2"), [6, 6])]
+
+
 @pytest.mark.parametrize(
     ("changes", "label"),
     [

@@ -46,6 +46,8 @@ KINDS = (
     ("KVP", "CTXRayDetailsSequence"),
     ("SequenceName", LEGACY),
 )
+#: What the stacks of one series differ in that are volumes of their own.
+STACKS = (("AcquisitionNumber", LEGACY), *KINDS)
 TIMES = (
     ("TemporalPositionIndex", "FrameContentSequence"),
     ("TemporalPositionIdentifier", LEGACY),
@@ -192,7 +194,7 @@ def _overlapping(label: str, planes: list[Plane], heights_mm: NDArray[np.float64
     """
     if len(planes) < 3 or _is_regular(heights_mm):
         return []
-    for keyword, sequence in (("AcquisitionNumber", LEGACY), *KINDS):
+    for keyword, sequence in STACKS:
         groups: dict[Value, list[int]] = defaultdict(list)
         for n, plane in enumerate(planes):
             groups[words(group(plane.header, plane.frame, sequence), keyword)].append(n)
@@ -219,8 +221,9 @@ def _distinction(
 ) -> tuple[tuple[str, ...], list[tuple[Value, ...]]]:
     """The attributes by which images fall into volumes of one image a position, and their values for every image.
 
-    First those are tried that give volumes of the same positions: one attribute, two, three; then the order of the
-    images at each position; then one attribute that gives volumes of different positions.
+    First those are tried that give volumes of the same positions: one attribute, two, three; then one of `STACKS` that
+    gives volumes which overlap in part; then the order of the images at each position; then one attribute that gives
+    volumes of different positions.
     """
     columns: dict[str, list[Value]] = {}
     for keyword, sequence in (*KINDS, *TIMES):
@@ -235,18 +238,33 @@ def _distinction(
             keys = list(zip(*(columns[name] for name in names), strict=True))
             if len(set(keys)) == times and len(set(zip(keys, places, strict=True))) == len(planes):
                 return names, keys
-    if ordered := _by_order(planes, places, times):
+    dividing = [
+        (name, values)
+        for name, values in sorted(columns.items(), key=lambda column: len(set(column[1])))
+        if name not in CLOCKS
+        and min(Counter(values).values()) > 1
+        and len(set(zip(values, places, strict=True))) == len(planes)
+    ]
+    stacks = {keyword for keyword, _ in STACKS}
+    overlapping = [(name, values) for name, values in dividing if name in stacks and _overlap_in_part(values, places)]
+    if not overlapping and (ordered := _by_order(planes, places, times)):
         return (BY_ORDER,), ordered
-    for name, values in sorted(columns.items(), key=lambda column: len(set(column[1]))):
-        alone = min(Counter(values).values()) < 2
-        if name not in CLOCKS and not alone and len(set(zip(values, places, strict=True))) == len(planes):
-            return (name,), [(value,) for value in values]
+    for name, values in overlapping or dividing:
+        return (name,), [(value,) for value in values]
     count = max(places) + 1
     raise SeriesError(
         f"expected one image at each position, found {len(planes)} images at {count} position{'s' * (count > 1)}, and "
         "nothing in their headers that tells them apart",
         "Export one of them as a series of its own",
     )
+
+
+def _overlap_in_part(values: list[Value], places: list[int]) -> bool:
+    """Whether two volumes, told by their values, share positions, and one lies at others, too."""
+    taken: dict[Value, set[int]] = defaultdict(set)
+    for value, place in zip(values, places, strict=True):
+        taken[value].add(place)
+    return sum(map(len, set(map(frozenset, taken.values())))) > len(set(places))
 
 
 def _moments(headers: list[Dataset], keyword: str) -> list[Value]:
