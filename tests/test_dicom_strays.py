@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
 from medfuse.errors import MedfuseWarning, SeriesError
 from medfuse.io.files import inspect, read
@@ -95,6 +95,20 @@ def test_a_pet_that_is_shorter_than_it_says_is_told(pt_series: Path) -> None:
         MedfuseWarning, match="4 images where the header says that a volume has 5; slices may be missing"
     ):
         read(pt_series)
+
+
+def test_a_volume_of_several_that_is_shorter_than_it_says_is_told(pt_series: Path) -> None:
+    """Number of Slices is that of one volume: the slice is absent in each, of more images than that in all."""
+    first_slice(pt_series).unlink()
+    for path in list(pt_series.iterdir()):
+        edit(path, lambda dataset: dataset.update({"FrameReferenceTime": "30000"}))
+        later = {"FrameReferenceTime": "90000", "SOPInstanceUID": generate_uid()}
+        edit(path, lambda dataset, later=later: dataset.update(later), path.with_name(f"later_{path.name}"))
+    said = "4 images where the header says that a volume has 5; slices may be missing"
+    with pytest.warns(MedfuseWarning, match=said):
+        assert read(pt_series, frame=2).grid.shape == (4, 7, 9)
+    (info,) = inspect(pt_series).series
+    assert (len(info.frames), info.warnings) == (2, (said,))
 
 
 @pytest.mark.parametrize("parts", [2, 3])

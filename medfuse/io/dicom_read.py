@@ -226,6 +226,11 @@ def _warnings(stacked: Stack) -> list[str]:
     """What a person should know of images that are read all the same."""
     planes = stacked.planes
     found = []
+    # (0054,0081), of one volume of a PET or SPECT: at the end of a stack no gap would tell
+    stated = max(count(plane.header, "NumberOfSlices") for plane in planes)
+    if len(planes) < stated:
+        images = f"{len(planes)} image{'s' * (len(planes) > 1)}"
+        found.append(f"{images} where the header says that a volume has {stated}; slices may be missing")
     holders = [group(plane.header, plane.frame, "PixelMeasuresSequence") for plane in planes]
     thicknesses = {word(holder, "SliceThickness") for holder in holders} - {""}
     if len(thicknesses) > 1:

@@ -77,15 +77,10 @@ def _images(number: int) -> str:
 
 
 def _lacking(headers: Sequence[Dataset]) -> Iterator[str]:
-    """What is not there by the word of what is: at the end of a stack no gap would tell.
+    """What is not there by the word of what is.
 
-    Number of Slices (0054,0081) is that of one volume of a PET or SPECT; the files of a concatenation, one image in
-    parts, are counted by each of them (PS3.3 section C.7.6.16.2.2.4).
+    The files of a concatenation, one image in parts, are counted by each of them (PS3.3 section C.7.6.16.2.2.4).
     """
-    stated = max(count(header, "NumberOfSlices") for header in headers)
-    images = sum(max(1, count(header, "NumberOfFrames", 1)) for header in headers)
-    if images < stated:
-        yield f"{_images(images)} where the header says that a volume has {stated}; slices may be missing"
     parts: dict[str, set[int]] = defaultdict(set)
     for header in headers:
         parts[word(header, "ConcatenationUID")].add(count(header, "InConcatenationNumber"))
