@@ -9,6 +9,7 @@ import math
 import shutil
 import statistics
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import nibabel as nib
@@ -444,6 +445,16 @@ def test_unknown_words_are_refused(grey: Path, words: dict[str, str], match: str
     chosen = {"structural": "mri", "functional": "ct", "methods": "maximum", "device": "cpu", **words}
     with pytest.raises(ValueError, match=match):
         run(grey, **chosen)
+
+
+def test_results_of_two_methods_are_not_saved_to_one_folder(grey: Path, tmp_path: Path) -> None:
+    for name in ("own 1", "Own-1"):
+        shutil.copy(str(resources.files("medfuse") / "models" / "duet.safetensors"), tmp_path / f"{name}.safetensors")
+    methods = ",".join(f"duet@{tmp_path}/{name}.safetensors" for name in ("own 1", "Own-1"))
+    words = {"structural": "mri", "functional": "ct", "methods": methods, "device": "cpu", "limit": 1}
+    with pytest.raises(ValueError, match="a folder each to save to, got one for duet@own 1, duet@Own-1"):
+        run(grey, **words, outputs=Outputs(pictures=tmp_path / "out"))
+    assert run(grey, **words).methods[:2] == ("duet@own 1", "duet@Own-1")
 
 
 def test_a_missing_folder_is_named(grey: Path) -> None:

@@ -124,7 +124,8 @@ def run(
         progress: Called after each pair.
 
     Raises:
-        ValueError: An unknown word, the same folder twice, or a limit below 1.
+        ValueError: An unknown word, the same folder twice, or a limit below 1; or results of two methods would be
+            saved to one folder.
         InputError: A folder is missing, there is no pair, or an image cannot be used.
         GridMismatch: Two images of a pair differ in size.
         WeightsError: Weights cannot be used.
@@ -142,11 +143,14 @@ def run(
     outputs.check(overwrite=overwrite, inputs=inputs)
     chosen = choose_device(device)
     contenders = to_contenders(methods, str(chosen), modality)
+    asked = [contender for contender in contenders if contender.is_asked]
+    folders = [contender.folder.casefold() for contender in asked]  # as some file systems compare names
+    if outputs.pictures and (alike := [one.name for one in asked if folders.count(one.folder.casefold()) > 1]):
+        raise ValueError(f"expected methods with a folder each to save to, got one for {', '.join(alike)}")
     pairs, left_out = find_pairs(folder, structural, functional, names, limit)
     colors = [pair.read()[1].chroma is not None for pair in pairs]  # what cannot be used is told now, not after an hour
     if outputs.pictures and outputs.pictures.is_dir():
-        folders = [contender.folder for contender in contenders if contender.is_asked]
-        made = [*folders, *(f"{name}/{pair.name}.png" for name in folders for pair in pairs)]
+        made = [name for one in asked for name in (one.folder, *(f"{one.folder}/{pair.name}.png" for pair in pairs))]
         refuse_strangers(outputs.pictures, made)
     with ExitStack() as stack:
 
