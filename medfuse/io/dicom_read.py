@@ -162,7 +162,7 @@ def plan(series: Series, reading: Reading | None = None, found: Sequence[Part] =
     if len(part.frames) > 1:
         parameters |= {"frame": reading.frame, "frames": len(part.frames)}
     stored_unit = units.pop()
-    headers = list({plane.path: plane.header for plane in stacked.planes}.values())
+    headers = [header for _, header in series.files]  # of all time points, for the scan begins with the first
     unit, suv, refusal = _suv(headers, modality, stored_unit, reading.units)
     told = [*series.remarks, *_warnings(stacked), *refusal]
     if falling == {True}:
