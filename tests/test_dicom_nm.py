@@ -17,7 +17,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, NuclearMedicineImageStorage, generate_uid
 
 from medfuse.errors import MedfuseError, MissingAttribute, UnreadableFile, UnsupportedImage
-from medfuse.io.files import read
+from medfuse.io.files import inspect, read
 from medfuse.volume import Modality, Unit
 
 STORED = np.random.default_rng(11).permutation(4 * 6 * 5).reshape(4, 6, 5).astype(np.uint16)
@@ -79,6 +79,22 @@ def test_an_oblique_reconstruction(spect: Path) -> None:
 def test_the_slope_of_the_file_is_used(spect: Path) -> None:
     edit(spect, RescaleSlope="0.5", RescaleIntercept="0")
     np.testing.assert_array_equal(read(spect).array, STORED / 2)
+
+
+@pytest.mark.parametrize(
+    ("start_mm", "labels"), [(301.95, ["file 1", "file 2"]), (300 + 4 * 3.9, [None]), (300 + 4.5 * 3.9, [None])]
+)
+def test_two_files_that_reach_into_one_another_are_two_volumes(
+    spect: Path, start_mm: float, labels: list[str | None]
+) -> None:
+    """Half a slice apart they would be one regular stack; one after the other they are, or leave a gap."""
+    ds = pydicom.dcmread(spect)
+    ds.SOPInstanceUID = generate_uid()
+    ds.DetectorInformationSequence[0].ImagePositionPatient = [-120.5, -110.25, start_mm]
+    ds.save_as(spect.with_name("spect2.dcm"))
+    assert [info.label for info in inspect(spect.parent).series] == labels
+    if len(labels) > 1:
+        np.testing.assert_array_equal(read(spect.parent, series=":2").array, STORED)
 
 
 @pytest.mark.parametrize(

@@ -349,6 +349,20 @@ def test_stacks_that_reach_into_one_another_are_parts() -> None:
     assert told(parts_of(planes)) == [("AcquisitionNumber 1", ("",), [4]), ("AcquisitionNumber 2", ("",), [3])]
 
 
+@pytest.mark.parametrize("keyword", ["EchoTime", "ConvolutionKernel", "ImageType"])
+def test_stacks_of_two_kinds_are_parts_though_together_they_are_regular(keyword: str) -> None:
+    planes = volume(0, (0.0, 3.0, 6.0), **{keyword: "10"}) + volume(9, (1.5, 4.5, 7.5), **{keyword: "20"})
+    assert told(parts_of(planes)) == [(f"{keyword} 10", ("",), [3]), (f"{keyword} 20", ("",), [3])]
+
+
+def test_stacks_of_two_frame_types_of_an_enhanced_image_are_parts() -> None:
+    planes = enhanced([{"height": z} for z in (0, 3, 6, 1.5, 4.5, 7.5)])
+    for plane, groups in zip(planes, planes[0].header.PerFrameFunctionalGroupsSequence, strict=True):
+        groups.MRImageFrameTypeSequence = [Dataset()]
+        groups.MRImageFrameTypeSequence[0].FrameType = "10" if plane.frame < 3 else "20"
+    assert told(parts_of(planes)) == [("FrameType 10", ("",), [3]), ("FrameType 20", ("",), [3])]
+
+
 @pytest.mark.parametrize("second", [(20.0, 23.0, 26.0), (1.5, 4.5, 7.5), (1.0, 5.0, 7.0)])
 def test_stacks_apart_even_together_or_uneven_are_not_divided(second: tuple[float, ...]) -> None:
     """`dicom_stack` judges them: a gap, one interleaved scan, slices at odd places."""

@@ -66,6 +66,8 @@ TIMES = (
 PLACES = {tag_for_keyword(word) for word in ("StackID", "InStackPositionNumber", "ImagePositionPatient")}
 #: What an image is one of `n` of, where nothing but the order of the images tells them apart.
 BY_ORDER = "image"
+#: What the slices of a SPECT lie in, where no attribute tells volumes apart.
+FILE = "file"
 #: Times of day, with what holds their date; they are shown as seconds after the first.
 CLOCKS = {"AcquisitionTime": "AcquisitionDate", "ContentTime": "ContentDate", "FrameAcquisitionDateTime": ""}
 #: A series with more different geometries than these is no scan.
@@ -189,22 +191,30 @@ def _divided(label: str, planes: list[Plane]) -> list[Part]:
 def _overlapping(label: str, planes: list[Plane], heights_mm: NDArray[np.float64]) -> list[Part]:
     """The stacks among images that have a place each, where two or more of them reach into one another.
 
-    As when a place was acquired twice, a part of a gap apart. Empty where all images are one regular stack, or where
-    no attribute divides them into regular ones: then it is for `dicom_stack` to judge them.
+    As when a place was acquired twice, a part of a gap apart. Empty where no attribute divides the images into regular
+    stacks: then it is for `dicom_stack` to judge them. Nor does Acquisition Number, where all images are one regular
+    stack: its slices may have been acquired by turns.
     """
-    if len(planes) < 3 or _is_regular(heights_mm):
+    if len(planes) < 3:
         return []
-    for keyword, sequence in STACKS:
+    columns = [
+        (keyword, [words(group(plane.header, plane.frame, sequence), keyword) for plane in planes])
+        for keyword, sequence in (KINDS if _is_regular(heights_mm) else STACKS)
+    ]
+    if is_nuclear(planes[0].header):  # every file is a reconstruction of its own
+        numbers = {path: str(n) for n, path in enumerate(dict.fromkeys(plane.path for plane in planes), start=1)}
+        columns.append((FILE, [(numbers[plane.path],) for plane in planes]))
+    for name, values in columns:
         groups: dict[Value, list[int]] = defaultdict(list)
-        for n, plane in enumerate(planes):
-            groups[words(group(plane.header, plane.frame, sequence), keyword)].append(n)
+        for n, value in enumerate(values):
+            groups[value].append(n)
         if len(groups) < 2 or not all(len(of) > 2 and _is_regular(heights_mm[of]) for of in groups.values()):
             continue
         ends = sorted((heights_mm[of].min(), heights_mm[of].max()) for of in groups.values())
         if all(above[0] > below[1] for below, above in itertools.pairwise(ends)):
             continue
         return [
-            Part(", ".join(filter(None, (label, _told([keyword], (value,))))), (tuple(planes[n] for n in of),), ("",))
+            Part(", ".join(filter(None, (label, _told([name], (value,))))), (tuple(planes[n] for n in of),), ("",))
             for value, of in sorted(groups.items(), key=lambda item: _order((item[0],)))
         ]
     return []
