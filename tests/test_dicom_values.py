@@ -120,6 +120,16 @@ def test_what_the_header_itself_states_goes_before_a_map(ct_series: Path) -> Non
     np.testing.assert_array_equal(volume.array, expected)
 
 
+def test_a_map_counts_where_the_rescaling_of_a_ct_leads_to_no_hu(ct_series: Path) -> None:
+    edit_all(ct_series, RescaleType="US", RescaleSlope="1", RescaleIntercept="0")
+    stated = read(ct_series)
+    assert stated.unit is Unit.ARBITRARY
+    edit_all(ct_series, RealWorldValueMappingSequence=[mapping("[hnsf'U]", 2, -1000)])
+    volume = read(ct_series)
+    assert volume.unit is Unit.HU
+    np.testing.assert_array_equal(volume.array, 2 * stated.array - 1000)
+
+
 def edit_all(folder: Path, **changes: Any) -> None:
     for path in folder.iterdir():
         ds = pydicom.dcmread(path)

@@ -40,13 +40,17 @@ def unit_of(plane: Plane, modality: Modality) -> Unit:
     if modality is Modality.CT:
         if mapped and mapped[0] is Unit.HU:
             return Unit.HU
-        values = group(header, plane.frame, "PixelValueTransformationSequence")
-        return Unit.HU if word(values, "RescaleType") in ("", "HU") else Unit.ARBITRARY
+        return Unit.HU if _rescales_to_hu(plane) else Unit.ARBITRARY
     if not word(header, "Units"):
         return mapped[0] if mapped else Unit.COUNTS if is_nuclear(header) else Unit.ARBITRARY
     unit = PET_UNITS.get(word(header, "Units"), Unit.ARBITRARY)
     by_weight = word(header, "SUVType") in ("", "BW")
     return unit if by_weight or unit is not Unit.SUV else Unit.ARBITRARY
+
+
+def _rescales_to_hu(plane: Plane) -> bool:
+    """Whether the rescaling of a CT leads to HU, as it does where no Rescale Type is stated."""
+    return word(group(plane.header, plane.frame, "PixelValueTransformationSequence"), "RescaleType") in ("", "HU")
 
 
 def _real_world(plane: Plane) -> tuple[Unit, Dataset] | None:
@@ -86,7 +90,7 @@ def slope_and_intercept(plane: Plane, unit: Unit) -> tuple[float, float] | None:
     mapped = _real_world(plane)
     if unit is Unit.RGB or "ModalityLUTSequence" in values:
         return None
-    states_unit = word(values, "RescaleType") in ("", "HU") if unit is Unit.HU else word(plane.header, "Units")
+    states_unit = _rescales_to_hu(plane) if unit is Unit.HU else word(plane.header, "Units")
     if word(plane.header, "SOPClassUID") == ParametricMapStorage:
         slope, intercept = _of_map(plane)
     elif mapped and mapped[0] is unit and not (states_unit and word(values, "RescaleSlope")):
