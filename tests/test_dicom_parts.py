@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,39 @@ def test_dimensions_tell_apart_what_no_known_attribute_does() -> None:
     (part,) = parts_of(planes)
     assert part.labels == tuple(f"dimension DiffusionGradientDirectionSequence {n}" for n in (1, 2, 3))
     assert [[plane.frame for plane in frame] for frame in part.frames] == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_dimensions_count_in_all_files_of_a_concatenation() -> None:
+    def half(directions: tuple[int, int], concatenation: str) -> list[Plane]:
+        frames = [
+            {"height": z, "DimensionIndexValues": [place, n]} for n in directions for place, z in enumerate((0, 3), 1)
+        ]
+        planes = enhanced(frames)
+        planes[0].header.DimensionIndexSequence = [Dataset(), Dataset()]
+        for item, pointer in zip(planes[0].header.DimensionIndexSequence, (0x00209057, 0x20051413), strict=True):
+            item.DimensionIndexPointer = pointer  # In-Stack Position Number, and a private element
+        planes[0].header.ConcatenationUID = concatenation
+        return [replace(plane, path=Path(f"{directions[0]}.dcm")) for plane in planes]
+
+    (part,) = parts_of(half((1, 2), "1.2.9") + half((3, 4), "1.2.9"))
+    assert part.labels == tuple(f"dimension 2 {n}" for n in (1, 2, 3, 4))
+    with pytest.raises(SeriesError, match="nothing in their headers"):
+        parts_of(half((1, 2), "1.2.9") + half((3, 4), "1.2.8"))
+
+
+def test_directions_of_diffusion_are_told_apart_without_dimensions() -> None:
+    """The orientation lies in a sequence of its own; images without diffusion have none."""
+    planes = enhanced([{"height": z} for z in (0, 3) for _ in range(3)])
+    for plane, groups in zip(planes, planes[0].header.PerFrameFunctionalGroupsSequence, strict=True):
+        groups.MRDiffusionSequence = [Dataset()]
+        groups.MRDiffusionSequence[0].DiffusionBValue = 1000.0 if plane.frame % 3 else 0.0
+        if plane.frame % 3:
+            direction = Dataset()
+            direction.DiffusionGradientOrientation = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]][plane.frame % 3 - 1]
+            groups.MRDiffusionSequence[0].DiffusionGradientDirectionSequence = [direction]
+    (part,) = parts_of(planes)
+    assert part.labels == tuple(f"DiffusionGradientOrientation {told}" for told in ("0/1/0", "1/0/0", "none"))
+    assert [[plane.frame for plane in frame] for frame in part.frames] == [[2, 5], [1, 4], [0, 3]]
 
 
 @settings(max_examples=60, deadline=None)

@@ -238,6 +238,8 @@ def _distinction(
     columns: dict[str, list[Value]] = {}
     for keyword, sequence in (*KINDS, *TIMES):
         groups = [group(plane.header, plane.frame, sequence) for plane in planes]
+        if keyword == "DiffusionGradientOrientation":  # in an enhanced image one level deeper
+            groups = [(of.get("DiffusionGradientDirectionSequence") or [of])[0] for of in groups]
         values = [words(of, keyword) for of in groups] if keyword not in CLOCKS else _moments(groups, keyword)
         if len(set(values)) > 1:
             columns.setdefault(keyword, values)
@@ -307,7 +309,8 @@ def _dimensions(planes: list[Plane]) -> dict[str, list[Value]]:
     indices = [
         words(group(plane.header, plane.frame, "FrameContentSequence"), "DimensionIndexValues") for plane in planes
     ]
-    if any(len(index) != len(pointers) for index in indices) or len({plane.path for plane in planes}) > 1:
+    images = {word(plane.header, "ConcatenationUID") or str(plane.path) for plane in planes}
+    if any(len(index) != len(pointers) for index in indices) or len(images) > 1:
         return {}
     found = {}
     for n, pointer in enumerate(pointers):
