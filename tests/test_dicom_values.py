@@ -138,20 +138,6 @@ def edit_all(folder: Path, **changes: Any) -> None:
         ds.save_as(path)
 
 
-def test_a_map_to_hu_goes_before_a_rescale_to_something_else(ct_series: Path) -> None:
-    stored = {}
-    for path in ct_series.iterdir():
-        ds = pydicom.dcmread(path)
-        ds.RescaleType, ds.RescaleSlope, ds.RescaleIntercept = "US", 1, 0
-        ds.RealWorldValueMappingSequence = [mapping("[hnsf'U]", 1, -1024)]
-        ds.save_as(path)
-        stored[float(ds.ImagePositionPatient[2])] = ds.pixel_array
-    volume = read(ct_series)
-    assert volume.unit is Unit.HU
-    expected = np.stack([stored[z] for z in sorted(stored)]).astype(float) - 1024
-    np.testing.assert_array_equal(np.sort(volume.array.ravel()), np.sort(expected.ravel()))
-
-
 def test_monochrome1_is_a_matter_of_display(ct_series: Path) -> None:
     expected = read(ct_series)
     edit_all(ct_series, PhotometricInterpretation="MONOCHROME1")

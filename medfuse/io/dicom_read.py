@@ -291,9 +291,9 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
     source: Dataset | None = None
     start = 0
     caught: set[str] = set()
-    used: dict[Path, set[int]] = defaultdict(set)  # one file after the other, or by turns
+    used: dict[Path, list[Plane]] = defaultdict(list)  # one file after the other, or by turns
     for plane in stacked.planes:
-        used[plane.path].add(plane.frame + 1)
+        used[plane.path].append(plane)
     files = [(path, list(run)) for path, run in groupby(stacked.planes, key=lambda plane: plane.path)]
     requests = [_request(planes) for _, planes in files]
     with Decoder(requests) as decoder:
@@ -303,11 +303,12 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
                 check_length(dataset, path.name)
                 out = array[start : start + len(planes)]
                 _read_frames(decoder.frames(request, dataset), dataset, planes, planned.stored_unit, out)
-                if uid := word(dataset, "SOPInstanceUID"):
-                    instance = word(dataset, "SOPClassUID"), uid
-                    instances[instance] = linear(planes, planned.stored_unit)
-                    is_part = len(used[path]) < count(dataset, "NumberOfFrames", 1)
-                    frames[instance] = tuple(sorted(used[path])) if is_part else ()
+                instance = word(dataset, "SOPClassUID"), word(dataset, "SOPInstanceUID")
+                if instance[1] and instance not in instances:
+                    instances[instance] = linear(used[path], planned.stored_unit)
+                    numbers = sorted({plane.frame + 1 for plane in used[path]})
+                    is_part = len(numbers) < count(dataset, "NumberOfFrames", 1)
+                    frames[instance] = tuple(numbers) if is_part else ()
                 caught.update(keyword for keyword, value in CATCHING.items() if word(dataset, keyword) == value)
                 if word(dataset.file_meta, "TransferSyntaxUID") in LOSSY:  # whatever the file says
                     caught.add("LossyImageCompression")
@@ -316,7 +317,7 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
     for keyword in caught:
         setattr(source, keyword, CATCHING[keyword])
     if source is not None and planned.modality is Modality.PT and word(source, "DecayCorrection"):
-        moment = corrected_to([plane.header for plane in stacked.planes])  # of which one slice's times tell nothing
+        moment = corrected_to([header for _, header in series.files])  # of which one slice's times tell nothing
         source.DecayCorrectionDateTime = moment and DT(moment)
     step = Step(
         "read",
