@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import statistics
+import struct
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import torch
 from phantoms import phantom
 from pictures import scene
-from PIL import Image
+from PIL import ExifTags, Image
 
 from medfuse.benchmark import CONTROLS, Outputs, Statistic, Table, check_volumes, run, score_result
 from medfuse.benchmark.run import find_pairs
@@ -369,6 +370,12 @@ def sixteen_bits(path: Path) -> None:
     sitk.WriteImage(image, str(path))
 
 
+def tiff_of(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "TIFF")
+    return file.getvalue()
+
+
 def spoil(folder: Path, how: str) -> None:
     """Make one image of the pairs unusable."""
     path = folder / "ct" / "7001.png"
@@ -378,6 +385,13 @@ def spoil(folder: Path, how: str) -> None:
         sixteen_bits(path)
     elif how == "text":
         path.write_text("hello")
+    elif how == "empty page":
+        path.unlink()
+        tiff = bytearray(tiff_of(Image.new("L", (COLUMNS, ROWS))))
+        (first,) = struct.unpack("<I", tiff[4:8])
+        (entries,) = struct.unpack("<H", tiff[first : first + 2])
+        struct.pack_into("<I", tiff, first + 2 + 12 * entries, len(tiff))  # where the next page is said to begin
+        path.with_suffix(".tif").write_bytes(tiff + bytes(6))
     elif how == "cut":
         path.write_bytes(path.read_bytes()[:-400])
     elif how == "transparent":
@@ -408,6 +422,7 @@ def spoil(folder: Path, how: str) -> None:
         ("deep colour", UnsupportedImage, "8 bits a channel.*16 bits in 7001.png"),
         ("text", UnreadableFile, "cannot read 7001.png"),
         ("cut", UnreadableFile, "cannot read 7001.png"),
+        ("empty page", UnreadableFile, "cannot read 7001.tif"),
         ("transparent", UnsupportedImage, "7001.png transparent"),
         ("pages", UnsupportedImage, "2 pages in 7001.tif"),
         ("size", GridMismatch, "one size, found 56 × 48 and 57 × 48 for 7001"),
@@ -664,6 +679,21 @@ def test_pictures_of_every_mode_give_pillow_s_own_luminance(tmp_path: Path, mode
     write_picture(tmp_path / "y.png", picture.luminance, picture.chroma)
     rgb = np.asarray(image.convert("RGB"), np.int16)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "y.png").convert("RGB")), rgb)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_pictures_are_turned_as_they_say(tmp_path: Path, suffix: str) -> None:
+    levels = np.zeros((ROWS, COLUMNS), np.uint8)
+    levels[: ROWS // 3] = 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(levels).save(tmp_path / f"x.{suffix}", exif=exif)
+    np.testing.assert_allclose(read_picture(tmp_path / f"x.{suffix}").luminance, np.rot90(levels, -1) / 255, atol=0.1)
+
+
+def test_a_picture_whose_exif_is_damaged_is_read_as_it_lies(tmp_path: Path) -> None:
+    Image.new("L", (COLUMNS, ROWS), 51).save(tmp_path / "x.png", exif=b"Exif\0\0nothing")
+    np.testing.assert_allclose(read_picture(tmp_path / "x.png").luminance, np.full((ROWS, COLUMNS), 0.2))
 
 
 # One result

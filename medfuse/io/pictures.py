@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from medfuse.color import rgb_with_luminance, ycbcr_from_rgb
 from medfuse.errors import UnreadableFile, UnsupportedImage
@@ -42,20 +42,21 @@ def is_picture(path: Path) -> bool:
 
 
 def read_picture(path: Path) -> Picture:
-    """Read one picture of 8 bits a channel.
+    """Read one picture of 8 bits a channel, turned as its EXIF orientation says.
 
     Raises:
         UnreadableFile: It is not there, is no picture, or is damaged.
         UnsupportedImage: It has more than 8 bits a channel, other colours than RGB, several pages, or is transparent.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        # Of a path, Pillow maps the pixels of some TIFFs into memory, and scrambles those that lie on their side.
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             # Pillow cuts RGB of 16 bits off at 8 without a word; what it unpacks from says so.
             is_deep = image.mode not in _MODES or ";16" in repr(image.tile)
             found = f"mode {image.mode}" if image.mode not in _MODES else "16 bits"
             pages = getattr(image, "n_frames", 1)
-            rgba = np.asarray(image.convert("RGBA")) if not is_deep else None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            rgba = np.asarray(_upright(image).convert("RGBA")) if not is_deep else None
+    except Exception as error:  # of what Pillow raises on damaged files there is no list
         raise UnreadableFile(f"expected an image, cannot read {path.name}", "Take it out, or replace it") from error
     if rgba is None:
         raise UnsupportedImage(
@@ -66,6 +67,15 @@ def read_picture(path: Path) -> Picture:
     if rgba[..., 3].min() < 255:
         raise UnsupportedImage(f"expected an opaque image, found {path.name} transparent", "Save it without alpha")
     return _to_picture(rgba[..., :3])
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A picture as viewers show it. EXIF that cannot be read says nothing."""
+    image.load()
+    try:
+        return image if image.format == "TIFF" else ImageOps.exif_transpose(image)  # Pillow has turned a TIFF
+    except Exception:
+        return image
 
 
 def write_picture(path: Path, luminance: NDArray[np.float32], chroma: NDArray[np.float32] | None = None) -> None:
