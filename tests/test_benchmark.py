@@ -454,6 +454,8 @@ def test_what_cannot_be_compared_is_refused(
         ({"device": "abacus"}, "expected a device"),
         ({"limit": 0}, "limit of at least 1"),
         ({"structural": "ct"}, "'ct' twice"),
+        ({"structural": "ct/"}, "'ct/' twice"),
+        ({"structural": "mri/../ct"}, "'mri/../ct' twice"),
     ],
 )
 def test_unknown_words_are_refused(grey: Path, words: dict[str, str], match: str) -> None:

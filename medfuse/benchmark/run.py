@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -196,7 +197,7 @@ def find_pairs(
         ValueError: The two folders are one, or the limit is below 1.
         InputError: A folder is missing, one name is there twice, or the folders have no name in common.
     """
-    if structural == functional:
+    if os.path.realpath(folder / structural) == os.path.realpath(folder / functional):
         raise ValueError(f"expected two folders of images, got {structural!r} twice")
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1 pair, got {limit}")

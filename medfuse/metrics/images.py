@@ -42,7 +42,7 @@ def to_levels(*images: Tensor, smallest: int = 1, clip: bool = True) -> tuple[Te
     if min(shape[2:]) < smallest:
         raise UnsupportedImage(
             f"expected images of at least {smallest} × {smallest} pixels, found {shape[2]} × {shape[3]}",
-            "Score larger images, or leave out the measures that look at this many pixels at once",
+            "Measure larger images: so many pixels are looked at together",
         )
     return tuple(_scale(image, clip) for image in images)
 
