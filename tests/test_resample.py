@@ -259,6 +259,22 @@ def test_a_device_takes_the_same_one_of_two_opposite_faces(device: str) -> None:
     assert (here.array > 0).sum() == 20**3
 
 
+@pytest.mark.parametrize(
+    ("origin", "spacing", "start", "step", "inside"),
+    [(6, 1.5, 4, 1.25, 6), (9, 3, 3.5, 2, 8), (-10, 1.5, -11.25, 0.5, 13), (6, 1.25, 4.125, 1.25, 5)],
+)
+def test_a_device_does_not_let_rounding_choose_the_face(
+    device: str, origin: float, spacing: float, start: float, step: float, inside: int
+) -> None:
+    volume = Volume(
+        np.full((5,) * 3, 100, np.float32), Grid.from_axes((5,) * 3, (origin,) * 3, (spacing,) * 3, AXIAL), Modality.PT
+    )
+    grid = Grid.from_axes((14,) * 3, (start,) * 3, (step,) * 3, AXIAL)  # with centres on a face, but for rounding
+    there, here = (resample(volume, grid, device=where) for where in (device, None))
+    np.testing.assert_array_equal(there.array, here.array)
+    assert (there.array > 0).sum() == inside**3
+
+
 @pytest.mark.parametrize("kind", ["turned round", ">f4", ">i2", np.longdouble])
 def test_a_device_takes_any_array(
     device: str, oblique_volume: Volume, fixed: Grid, moved: Transform, kind: str
