@@ -139,7 +139,15 @@ def read_open(file: BinaryIO, name: str, **options: object) -> Dataset:
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, _ = dataset.original_encoding
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    _fill_from_shared(dataset)
     return dataset
+
+
+def _fill_from_shared(header: Dataset) -> None:
+    """Add what images converted from single frames keep for all of them, such as Units (PS3.3 section C.7.6.16.2)."""
+    for groups in header.get("SharedFunctionalGroupsSequence") or []:
+        for kept in groups.get("UnassignedSharedConvertedAttributesSequence") or []:
+            header.update({tag: kept.get_item(tag) for tag in TAGS if tag in kept and tag not in header})
 
 
 def _check_inflated(file: BinaryIO, name: str) -> None:
