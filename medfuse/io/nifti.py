@@ -265,7 +265,7 @@ def _header(image: Any, stream: Any, name: str) -> NiftiHeader:
         notes.append("the unit of length is not stated; millimetres were assumed")
         mm = 1.0
     grid = Grid(shape[2::-1], _LPS_FROM_RAS @ np.diag([mm, mm, mm, 1.0]) @ ras_from_ijk @ _IJK_FROM_KJI)
-    frames = _labels(image) if several else ()
+    frames = _times(image, several[0]) if several else ()
     return NiftiHeader(grid, dtype in (_RGB, _RGBA), position_from, tuple(notes), frames)
 
 
@@ -282,15 +282,12 @@ def _check_frame(header: NiftiHeader, frame: int | None, name: str) -> None:
     )
 
 
-def _labels(image: Any) -> tuple[str, ...]:
-    """When each volume of a file of several was taken, as "2.5 s"; "" where the header does not say.
-
-    Time is the fourth axis; what lies along a later one, such as the components of a vector, was taken at once.
-    """
+def _times(image: Any, count: int) -> tuple[str, ...]:
+    """When each of several volumes was taken, as "2.5 s"; "" where the header does not say, or they are no times."""
     seconds = {8: 1.0, 16: 1e-3, 24: 1e-6}.get(int(image.header["xyzt_units"]) & 56)
     step = float(image.header["pixdim"][4])
-    told = image.shape[3] > 1 and seconds is not None and math.isfinite(step) and step > 0
-    return tuple(f"{n * step * (seconds or 0):g} s" if told else "" for n in range(math.prod(image.shape[3:])))
+    told = seconds is not None and math.isfinite(step) and step > 0 and image.shape[3] == count  # the axis of time
+    return tuple(f"{n * step * (seconds or 0):g} s" if told else "" for n in range(count))
 
 
 def _position(image: Any, name: str) -> tuple[NDArray[np.float64], str, list[str]]:
