@@ -44,7 +44,8 @@ def _tell(series: Any) -> None:
     if series.shape:
         typer.echo(f"  voxels    {' × '.join(str(n) for n in series.shape)} (slices × rows × columns)")
     if series.frames:
-        typer.echo(f"  frames    {len(series.frames)}: 1 ({series.frames[0]}) to the last ({series.frames[-1]})")
+        labels = f": 1 ({series.frames[0]}) to the last ({series.frames[-1]})" if series.frames[0] else ""
+        typer.echo(f"  frames    {len(series.frames)}{labels}")
     if series.spacing_mm:
         typer.echo(f"  spacing   {' × '.join(f'{size:.4g}' for size in series.spacing_mm)} mm, {series.orientation}")
     if series.origin_mm:
