@@ -116,7 +116,8 @@ def fuse(
             threads=threads,
         )
     with stage("resample"):
-        pair = _on_grid(structural, functional, transform.transform, target, engine, is_functional)
+        windows = (shown_structural.window, shown_functional.window)
+        pair = _on_grid(structural, functional, transform.transform, target, engine, is_functional, windows)
     fused = engine.fuse(pair, shown_structural, shown_functional, partial(progress, "fusing") if progress else None)
     kept = least_color(structural.modality) if fused.is_color else 0
     warnings = _warnings(fused, pair.functional, shown_functional) if fused.is_color and not kept else []
@@ -395,15 +396,23 @@ def _on_grid(
     target: Grid,
     engine: Engine,
     is_functional: bool,
+    windows: tuple[Window | None, Window | None],
 ) -> Pair:
     """Both volumes on the target grid, each interpolated at most once; on the functional one's own, that one stays.
 
-    The engine's GPU does it, unless `memory_mib` bounds its memory, which a whole volume does not keep to.
+    Where one has nothing to show, it is black in its window, so that the other stands alone. The engine's GPU does it,
+    unless `memory_mib` bounds its memory, which a whole volume does not keep to.
     """
     device = str(engine.device) if engine.device.type == "cuda" and engine.memory_mib is None else None
+    lowest = [None if window is None else window.lower for window in windows]
+    to_target = partial(resample, grid=target, device=device)
     if is_functional:
-        return Pair(resample(structural, target, transform.inverse(), device=device), functional)
-    return Pair(resample(structural, target, device=device), resample(functional, target, transform, device=device))
+        back = transform.inverse()
+        return Pair(to_target(structural, transform=back, outside_at_most=lowest[0]), functional)
+    return Pair(
+        to_target(structural, outside_at_most=lowest[0]),
+        to_target(functional, transform=transform, outside_at_most=lowest[1]),
+    )
 
 
 def to_window(choice: str | Window | Percentiles | None, volume: Volume) -> Window | Percentiles | None:

@@ -66,6 +66,23 @@ def test_pet_in_bqml_is_shown_by_percentiles() -> None:
     assert (window.lower, window.upper) == pytest.approx((inside.min(), np.percentile(inside, 99.9)), rel=1e-6)
 
 
+@pytest.mark.parametrize("below", [[-2.0], [-2.0, -1.9], [-2.0, -1.9, -0.1]])
+def test_what_a_reconstruction_left_below_zero_is_no_uptake(below: list[float]) -> None:
+    """Or two voxels would colour every place without uptake."""
+    scan = volume(Modality.NM, Unit.COUNTS, 12)
+    array = scan.array.copy()
+    array[0, 0, : len(below)] = below
+    scan = replace(scan, array=array)
+    display = display_of(scan, functional=True)
+    assert display.window is not None
+    assert 0 <= display.window.lower < 1 < display.window.upper
+    luminance, _ = display.show(np.zeros((1, 1, 1), np.float32))
+    assert luminance.max() == 0
+    chosen = display_of(scan, functional=True, window=Percentiles(0, 99.9)).window
+    assert chosen is not None
+    assert len(below) == 1 or chosen.lower < 0
+
+
 @pytest.mark.parametrize(
     ("modality", "unit", "scale", "is_suv"),
     [

@@ -37,7 +37,7 @@ from medfuse.errors import (
     RegistrationError,
     UnsupportedImage,
 )
-from medfuse.fusion import Engine
+from medfuse.fusion import Engine, display_of
 from medfuse.fusion.weights import SHIPPED
 from medfuse.grid import Grid
 from medfuse.io.dicom_options import DicomOptions
@@ -233,6 +233,34 @@ def test_a_ct_window_is_for_scans_in_hu_only(mr: Volume, ct: Volume, pet: Volume
             UnsupportedImage, match=r"expected a CT in HU for the window .* found (PT in SUV|MR in ARB)"
         ):
             fuse(mr, pet, engine=rule, **words)
+
+
+def cut(volume: Volume) -> Volume:
+    """A block of a volume, away from the middle."""
+    return replace(volume, array=volume.array[:4, :5, :6], grid=replace(volume.grid, shape=(4, 5, 6)))
+
+
+def test_where_one_scan_ends_the_other_stands_alone(mr: Volume, ct: Volume, pet: Volume, rule: Engine) -> None:
+    """Whatever the window: air is grey in a lung's, and no uptake has a colour in one that begins below 0."""
+
+    def outside(block: Volume, fused: Volume) -> np.ndarray:
+        points = fused.grid.points_mm(np.argwhere(np.ones(fused.grid.shape)))
+        found: np.ndarray = ~block.grid.contains(points).reshape(fused.grid.shape)
+        assert 0.5 < found.mean() < 1
+        return found
+
+    fused = fuse(mr, cut(ct), window="lung", engine=rule)
+    alone, _ = display_of(mr, functional=False).show(mr.array)
+    np.testing.assert_array_equal(fused.array[outside(cut(ct), fused)], alone[outside(cut(ct), fused)])
+
+    fused = fuse(ct, cut(pet), window="-1:5", engine=rule)
+    alone, _ = display_of(ct, functional=False).show(ct.array)
+    grey = np.rint(alone * 255)[outside(cut(pet), fused)]
+    assert np.abs(fused.array[outside(cut(pet), fused)] - grey[:, None]).max() <= 1
+
+    fused = fuse(cut(ct), pet, grid="functional", structural_window="lung", engine=rule)
+    nothing = fuse(black(cut(ct)), pet, grid="functional", structural_window="0:1", engine=rule)
+    np.testing.assert_array_equal(fused.array[outside(cut(ct), fused)], nothing.array[outside(cut(ct), fused)])
 
 
 def test_windows_may_be_text_or_objects(mr: Volume, pet: Volume, rule: Engine) -> None:

@@ -25,6 +25,7 @@ def resample(
     transform: Transform | Warp | None = None,
     *,
     device: str | None = None,
+    outside_at_most: float | None = None,
 ) -> Volume:
     """A volume's values at the voxels of another grid, by one linear interpolation of the volume's own voxels.
 
@@ -38,6 +39,8 @@ def resample(
         transform: From the fixed world to the volume's; None where both are one.
         device: "auto", "cpu", "cuda" or "cuda:N": torch computes it there. None leaves it to SimpleITK, and so do
             deformable transforms, "mps", which has no float64, and a device with too little memory.
+        outside_at_most: What the value outside the field of view may be at most, such as the lower end of a window, so
+            that nothing shows there; None leaves it at what is said above.
 
     Returns:
         A volume on `grid`, float32 or RGB uint8.
@@ -56,11 +59,13 @@ def resample(
         )
     if _is_identity(transform, grid) and grid.matches(volume.grid, 1e-6):
         return volume
-    array = None
+    array, outside = None, _outside(volume)
+    if outside_at_most is not None:
+        outside = min(outside, outside_at_most)
     if there is not None and isinstance(transform, Transform):
-        array = _on_device(volume, grid, transform, there)
+        array = _on_device(volume, grid, transform, outside, there)
     if array is None:
-        array = _by_itk(volume, grid, transform)
+        array = _by_itk(volume, grid, transform, outside)
     return volume.derive(
         "resample",
         {
@@ -74,7 +79,7 @@ def resample(
     )
 
 
-def _by_itk(volume: Volume, grid: Grid, transform: Transform | Warp) -> NDArray[np.float32]:
+def _by_itk(volume: Volume, grid: Grid, transform: Transform | Warp, outside: float) -> NDArray[np.float32]:
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(grid.shape[::-1])
     resampler.SetOutputOrigin(grid.origin_mm.tolist())
@@ -82,7 +87,7 @@ def _by_itk(volume: Volume, grid: Grid, transform: Transform | Warp) -> NDArray[
     resampler.SetOutputDirection(grid.direction[:, ::-1].ravel().tolist())
     resampler.SetTransform(transform.to_itk())
     resampler.SetInterpolator(sitk.sitkLinear)
-    resampler.SetDefaultPixelValue(_outside(volume))
+    resampler.SetDefaultPixelValue(outside)
     array: NDArray[np.float32] = sitk.GetArrayFromImage(resampler.Execute(_smoothed(volume, grid, transform)))
     return array
 
@@ -95,7 +100,9 @@ def _device(name: str) -> str | None:
     return None if device.type == "mps" else str(device)
 
 
-def _on_device(volume: Volume, grid: Grid, transform: Transform, device: str) -> NDArray[np.float32] | None:
+def _on_device(
+    volume: Volume, grid: Grid, transform: Transform, outside: float, device: str
+) -> NDArray[np.float32] | None:
     """The same by torch; None where the device has too little memory."""
     from medfuse.interpolation import interpolate
 
@@ -103,7 +110,7 @@ def _on_device(volume: Volume, grid: Grid, transform: Transform, device: str) ->
     spacing = zip(_blur_mm(volume, grid, transform), volume.grid.spacing_mm, strict=True)
     kernels = [_kernel(sigma_mm / size_mm) if sigma_mm else None for sigma_mm, size_mm in spacing]
     try:
-        return interpolate(volume.array, index_from_index, grid.shape, _outside(volume), kernels, device)
+        return interpolate(volume.array, index_from_index, grid.shape, outside, kernels, device)
     except MemoryError:
         return None
 

@@ -94,7 +94,9 @@ def display_of(
     uptake = functional and volume.modality not in (Modality.CT, Modality.MR)
     chosen = window or _default_window(volume, uptake)
     if isinstance(chosen, Percentiles):
-        chosen = chosen.of(volume.array)
+        found = chosen.of(volume.array)
+        is_from_nothing = window is None and uptake and found.lower < 0 < found.upper
+        chosen = Window(0, found.upper) if is_from_nothing else found  # what was reconstructed below 0 is no uptake
     return Display(chosen, palette if uptake else None)
 
 
