@@ -778,21 +778,22 @@ def test_scans_are_resampled_on_a_gpu_that_need_not_be_shared(
     grid: str | float,
     oblique_volume: Volume,
 ) -> None:
-    asked = []
+    asked, ends = [], []
 
-    def laid(volume: Volume, target: Grid, *_: object, device: object) -> Volume:
+    def laid(volume: Volume, grid: Grid, *, device: object, outside_at_most: float, **_: object) -> Volume:
         asked.append(device and str(device))
-        return replace(volume, array=np.zeros(target.shape, np.float32), grid=target)
+        ends.append(outside_at_most)
+        return replace(volume, array=np.zeros(grid.shape, np.float32), grid=grid)
 
     monkeypatch.setattr(pipeline, "resample", laid)
     coarse = oblique_volume.grid.with_spacing(2)
     functional = replace(oblique_volume, array=np.zeros(coarse.shape, np.float32), grid=coarse)
     target = pipeline._target(oblique_volume, functional, grid)
     engine = SimpleNamespace(device=torch.device(device), memory_mib=memory_mib)
-    pipeline._on_grid(
-        oblique_volume, functional, Transform.identity(), target, engine, is_functional=grid == "functional"
-    )
+    is_functional, windows = grid == "functional", (Window(-7, 1), Window(-5, 2))
+    pipeline._on_grid(oblique_volume, functional, Transform.identity(), target, engine, is_functional, windows)
     assert set(asked) == {used}
+    assert ends == ([-7] if is_functional else [-7, -5])
 
 
 @pytest.mark.parametrize("method", ["duet", "dilran"])
