@@ -44,6 +44,8 @@ DAMAGED, CLOSED = "damaged DICOM file", "file that cannot be opened"
 LOCALIZER, COPY = "localizer (scout) image", "copy of an image that is there already"
 #: What medfuse writes in Image Type, or as Content Label of a Parametric Map, of what it fused.
 FUSED = "FUSED"
+#: What tells that medfuse made an image: it is its manufacturer, or is among those who contributed to it.
+MAKER = "medfuse"
 #: What an image cannot do without.
 NEEDED = ("SOPClassUID", "SeriesInstanceUID", "Rows")
 
@@ -107,7 +109,7 @@ def _is_fused(header: Dataset) -> bool:
 
     A fused series that was written as MR images is read as those, for its values have become whole numbers.
     """
-    if word(header, "Manufacturer") != "medfuse":
+    if word(header, "Manufacturer") != MAKER:
         return False
     is_color = word(header, "SamplesPerPixel") == "3" and FUSED in words(header, "ImageType")
     return is_color or (

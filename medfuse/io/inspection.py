@@ -17,12 +17,10 @@ from medfuse.io import itk_files
 from medfuse.io.dicom_header import count, damage_in, leniently, read_dataset, word, words
 from medfuse.io.dicom_parts import Part
 from medfuse.io.dicom_read import Reading, parts, plan
-from medfuse.io.dicom_series import Series
+from medfuse.io.dicom_series import MAKER, Series
 from medfuse.io.nifti import read_nifti_header
 from medfuse.io.sidecar import meaning_of
 from medfuse.volume import Modality, Unit
-
-MAKER = "medfuse"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,6 @@ from medfuse.io.inspection import SeriesInfo, inspect_series
 from medfuse.pacs.rules import Criteria, Fusion, Rule, Rules
 from medfuse.volume import Modality, Unit
 
-#: What tells that medfuse made an image: it is its manufacturer, or is among those who contributed to it.
-
 
 @dataclass(frozen=True)
 class Candidate:
