@@ -261,7 +261,8 @@ def _distinction(
     overlapping = [(name, values) for name, values in dividing if name in stacks and _overlap_in_part(values, places)]
     if not overlapping and (ordered := _by_order(planes, places, times)):
         return (BY_ORDER,), ordered
-    for name, values in overlapping or dividing:
+    if dividing:
+        name, values = (overlapping or dividing)[0]
         return (name,), [(value,) for value in values]
     count = max(places) + 1
     raise SeriesError(
