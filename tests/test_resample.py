@@ -98,6 +98,13 @@ def test_identity_returns_the_very_same_object(oblique_volume: Volume) -> None:
     assert resample(oblique_volume, again, Transform.identity()) is oblique_volume
 
 
+def test_the_same_place_in_another_frame_of_reference_is_told_as_that(oblique_volume: Volume) -> None:
+    there = replace(oblique_volume.grid, frame_of_reference="2.25.4")
+    laid = resample(oblique_volume, there, Transform.identity())
+    assert np.shares_memory(laid.array, oblique_volume.array)
+    assert (laid.grid, laid.history[-1].name) == (there, "resample")
+
+
 def test_the_smallest_shift_is_not_identity(oblique_volume: Volume) -> None:
     shift = rigid(0, (0, 0, 1e-4), np.zeros(3))
     assert resample(oblique_volume, oblique_volume.grid, shift) is not oblique_volume

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +257,81 @@ def test_a_lattice_without_its_points_ends_no_process(kind: str, sizes: str, tmp
         check=False,
     )
     assert (done.returncode, b"UnreadableFile" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize("kind", ["ConstantVelocityFieldTransform", "GaussianExponentialDiffeomorphicTransform"])
+def test_a_kind_whose_memory_cannot_be_foreseen_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tfm"
+    path.write_text(
+        f"#Insight Transform File V1.0\n#Transform 0\nTransform: {kind}_double_3_3\nParameters: 0 0 0\n"
+        "FixedParameters: 400 400 400 0 0 0 1 1 1 1 0 0 0 1 0 0 0 1\n"
+    )
+    with pytest.raises(UnsupportedImage, match=r"B-spline or a displacement field, found another kind in a\.tfm"):
+        read_transform(path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text + "ComponentTransformFile: other.tfm\n",
+        lambda text: text.replace("Transform: Affine", "ComponentTransformFile: other.tfm\nTransform: Affine"),
+        lambda text: text.replace("FixedParameters", "Parameters: 1 0 0 0 1 0 0 0 1 9 9 9\nFixedParameters"),
+        lambda text: text + "FixedParameters: 0 0 0\n",
+        lambda text: "Parameters: 1\n" + text.replace("\nParameters", "\nParametres"),
+    ],
+    ids=["another file at the end", "another file in a composite", "parameters twice", "centre twice", "none"],
+)
+def test_a_text_with_more_or_less_than_its_parameters_is_refused(edit: Callable[[str], str], tmp_path: Path) -> None:
+    path, other = tmp_path / "a.tfm", tmp_path / "other.tfm"
+    sitk.WriteTransform(sitk.CompositeTransform([affine(), sitk.TranslationTransform(3, (1, 2, 3))]), str(path))
+    sitk.WriteTransform(sitk.TranslationTransform(3, (50, 60, 70)), str(other))
+    header, _, rest = path.read_text().partition("\n")
+    path.write_text(f"{header}\n{edit(rest)}")
+    with pytest.raises(UnreadableFile, match=r"all parameters of every transform, cannot read a\.tfm"):
+        read_transform(path)
+
+
+def test_a_text_that_names_itself_ends_no_process(tmp_path: Path) -> None:
+    path = tmp_path / "a.tfm"
+    sitk.WriteTransform(affine(), str(path))
+    path.write_text(path.read_text() + "ComponentTransformFile: a.tfm\n")
+    done = subprocess.run(
+        [sys.executable, "-c", f"from medfuse.align import read_transform; read_transform({str(path)!r})"],
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, b"UnreadableFile" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize("name", ["a.mat", "A.MAT"])
+def test_a_matlab_file_is_read_whole_or_not_at_all(name: str, tmp_path: Path) -> None:
+    """ITK takes a centre of 0 where the file ends before it."""
+    sitk.WriteTransform(affine(), str(tmp_path / "whole.mat"))
+    content, path = (tmp_path / "whole.mat").read_bytes(), tmp_path / name
+    path.write_bytes(content)
+    np.testing.assert_allclose(read_transform(path).apply(CENTER), affine().TransformPoint(CENTER))
+    for length in range(1, len(content), 3):
+        path.write_bytes(content[:length])
+        with pytest.raises(UnreadableFile, match=f"cannot read {name}"):
+            read_transform(path)
+
+
+def test_a_matlab_file_with_an_absurd_size_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    sitk.WriteTransform(affine(), str(path))
+    content = bytearray(path.read_bytes())
+    content[4:8] = (2**31 - 1).to_bytes(4, "little")  # rows
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFile, match=r"cannot read a\.mat"):
+        read_transform(path)
+
+
+@pytest.mark.parametrize("suffix", [".tfm", ".h5"])
+def test_a_kind_that_simpleitk_has_no_class_for_is_refused_by_name(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteTransform(sitk.ComposeScaleSkewVersor3DTransform(), str(path))
+    with pytest.raises(UnsupportedImage, match="a kind of transform that SimpleITK knows"):
+        read_transform(path)
 
 
 def test_a_list_of_transforms_is_none(tmp_path: Path) -> None:

@@ -196,6 +196,24 @@ def test_refuses_what_is_no_3d_deformation() -> None:
         Warp.from_itk(RIGID)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_refuses_one_vector_that_is_no_number(number: float) -> None:
+    vectors = np.zeros((41, 41, 41, 3))
+    vectors[3, 3, 3, 0] = number
+    field = sitk.DisplacementFieldTransform(sitk.GetImageFromArray(vectors, isVector=True))
+    with pytest.raises(UnsupportedImage, match="finite numbers"):
+        Warp.from_itk(field)
+
+
+@pytest.mark.parametrize("place", ["spacing", "origin"])
+@pytest.mark.parametrize("length_mm", [1e6, 1e20, 1e300])
+def test_refuses_a_deformation_wider_than_any_room(place: str, length_mm: float) -> None:
+    image = sitk.Image((2, 2, 2), sitk.sitkVectorFloat64)
+    getattr(image, f"Set{place.title()}")((1, 1, length_mm))
+    with pytest.raises(UnsupportedImage, match="a deformation within 100 m"):
+        Warp.from_itk(sitk.DisplacementFieldTransform(image))
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e300])
 def test_refuses_numbers_that_make_no_sense(number: float, tmp_path: Path) -> None:
     bent = spline(1)

@@ -57,12 +57,13 @@ def resample(
             "expected two volumes that overlap, found no voxel of one inside the other",
             "Check that both show the same body part of one patient; register them with --register rigid",
         )
-    if _is_identity(transform, grid) and grid.matches(volume.grid, 1e-6):
+    lies_so = _is_identity(transform, grid) and grid.matches(volume.grid, 1e-6)
+    if lies_so and grid.frame_of_reference in (None, volume.grid.frame_of_reference):
         return volume
-    array, outside = None, _outside(volume)
+    array, outside = volume.array if lies_so else None, _outside(volume)
     if outside_at_most is not None:
         outside = min(outside, outside_at_most)
-    if there is not None and isinstance(transform, Transform):
+    if array is None and there is not None and isinstance(transform, Transform):
         array = _on_device(volume, grid, transform, outside, there)
     if array is None:
         array = _by_itk(volume, grid, transform, outside)

@@ -6,20 +6,19 @@ direction that ITK reports and that resampling pulls.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from medfuse.align.itk_transforms import suffix_for_itk, unreadable
 from medfuse.align.linear import Transform
 from medfuse.align.warp import Warp
 from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
@@ -35,8 +34,6 @@ SUFFIXES = (".tfm", ".h5", ".txt")
 MOST_STRETCH = 2.0
 #: A longer file is no list of 16 numbers.
 MOST_TEXT_BYTES = 16_384
-#: How a file of HDF5 begins.
-HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def read_transform(path: Path | str, fixed: Grid | None = None, moving: Grid | None = None) -> Transform | Warp:
@@ -136,68 +133,28 @@ def write_transform(
 
 
 def _read_itk(path: Path, start: bytes) -> Transform | Warp:
-    kinds, is_whole = _listed(path)
-    if not is_whole:
-        raise UnreadableFile(
-            f"expected all parameters of every transform, cannot read {path.name}", "Give the whole file"
-        )
-    if len(kinds) > 1 and not kinds[0].startswith(b"Composite"):
-        raise UnsupportedImage(
-            f"expected one transform, or one composed of several, found {len(kinds)} side by side in {path.name}",
-            "Compose them to one; of several ITK takes the first",
-        )
-    refusal = UnreadableFile(
-        f"expected a transform, cannot read {path.name}",
-        "Give an ITK transform (.tfm, .h5, or .mat by that name), 16 numbers as text, or a DICOM spatial registration",
-    )
-    is_itk = bool(kinds) or start.startswith(HDF5) or path.suffix == ".mat"
-    if not is_itk:  # of all else ITK would ask libraries that print
-        raise refusal
+    suffix = suffix_for_itk(path, start)
     try:
-        with _named_for_itk(path, is_text=bool(kinds)) as known:
+        with _named_for_itk(path, suffix) as known:
             itk = sitk.ReadTransform(itk_path(known))
     except RuntimeError as error:
-        raise refusal from error
+        raise unreadable(path.name) from error
+    except KeyError as error:  # by SimpleITK, of a kind that it has no class for
+        raise UnsupportedImage(
+            f"expected a kind of transform that SimpleITK knows, found another in {path.name}",
+            "Convert it to an affine transform",
+        ) from error
     return Transform.from_itk(itk) if itk.IsLinear() else Warp.from_itk(itk)
 
 
 @contextmanager
-def _named_for_itk(path: Path, *, is_text: bool) -> Iterator[Path]:
-    """The file, or a copy by a name at which ITK takes its text for what it is."""
-    if not is_text or path.suffix in (".tfm", ".txt"):
+def _named_for_itk(path: Path, suffix: str) -> Iterator[Path]:
+    """The file, or a copy by a name at which ITK takes it for what it is."""
+    if suffix in ("", path.suffix):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="medfuse-") as folder:
-        yield Path(shutil.copyfile(path, Path(folder, "transform.tfm")))
-
-
-def _listed(path: Path) -> tuple[list[bytes], bool]:
-    """The kinds of the transforms in a text of ITK, and whether each has its parameters, which ITK would make up."""
-    with path.open("rb") as file:
-        if not file.read(8).startswith(b"#Insight"):
-            return [], True
-        lines = [[part.strip() for part in line.partition(b":")[::2]] for line in file]
-    starts = [at for at, (key, _) in enumerate(lines) if key == b"Transform"]
-    kinds = [lines[at][1] for at in starts]
-    own = [lines[at:end] for at, end in pairwise([*starts, len(lines)]) if not lines[at][1].startswith(b"Composite")]
-    keys = [key for key, _ in lines]
-    is_whole = bool(own) and keys.count(b"Parameters") == keys.count(b"FixedParameters") == len(own)
-    return kinds, is_whole and all(map(_has_its_lattice, own))
-
-
-def _has_its_lattice(lines: list[list[bytes]]) -> bool:
-    """Whether a B-spline or field can have as many points as it says: ITK takes memory for them before it looks."""
-    values: dict[bytes, bytes] = dict(lines)
-    if not values[b"Transform"].startswith((b"BSpline", b"DisplacementField")):
-        return True
-    fixed = values.get(b"FixedParameters", b"").split()
-    dimensions = {2 * (3 + 2): 2, 3 * (3 + 3): 3}.get(len(fixed), 0)  # sizes, origin, spacing and directions
-    try:
-        sizes = [int(size) for size in fixed[:dimensions]]
-    except ValueError:
-        return False
-    shortest = 2 * dimensions * math.prod(sizes) - 1  # a digit each, and a space between two
-    return bool(sizes) and min(sizes) > 0 and shortest <= len(values.get(b"Parameters", b""))
+        yield Path(shutil.copyfile(path, Path(folder, f"transform{suffix}")))
 
 
 def _numbers(content: bytes) -> list[float] | None:

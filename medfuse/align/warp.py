@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,6 +20,8 @@ from medfuse.grid import Grid
 #: A warp is sampled no finer than this, and at no more points: it bends over centimetres.
 FINEST_MM = 2.0
 MOST_POINTS = 1_000_000
+#: No patient is farther from anything: the extent of a deformation, and its origin.
+WIDEST_MM = 100_000.0
 #: Points of a field with the margin into which it moves any; to be inverted they take 100 bytes each.
 MOST_PADDED = 16_000_000
 #: How far there and back may miss a point for an inverse to be one.
@@ -59,16 +62,19 @@ class Warp:
         """
         if itk.GetDimension() != 3:
             raise UnsupportedImage(f"expected a 3-D transform, found one in {itk.GetDimension()} dimensions")
+        nonsense = UnsupportedImage(
+            "expected a deformation of finite numbers that does not flatten space, found another",
+            "Check the numbers in its file",
+        )
+        if not all(np.isfinite(_numbers(part)).all() for part in _parts(itk)):
+            raise nonsense
         points = _spread(_deformed(itk))
         mapped = _mapped(itk, points)
         try:
             from_points = np.linalg.lstsq(np.column_stack([points, np.ones(len(points))]), mapped, rcond=None)[0].T
             return cls(Transform(np.vstack([from_points, (0, 0, 0, 1)])), itk)
         except (ValueError, np.linalg.LinAlgError) as error:
-            raise UnsupportedImage(
-                "expected a deformation of finite numbers that does not flatten space, found another",
-                "Check the numbers in its file",
-            ) from error
+            raise nonsense from error
 
     @property
     def moving_from_fixed(self) -> NDArray[np.float64]:
@@ -82,9 +88,7 @@ class Warp:
         for part in _parts(self.itk):
             found.update(part.GetName().encode())
             found.update(np.array(part.GetFixedParameters(), np.float64).data)
-            is_field = isinstance(part, sitk.DisplacementFieldTransform)  # of which there may be gigabytes
-            numbers = sitk.GetArrayViewFromImage(part.GetDisplacementField()) if is_field else part.GetParameters()
-            found.update(np.ascontiguousarray(numbers, np.float64).data)
+            found.update(np.ascontiguousarray(_numbers(part), np.float64).data)
         return found.hexdigest()
 
     @property
@@ -281,6 +285,14 @@ def _parts(itk: sitk.Transform) -> Iterator[sitk.Transform]:
         yield part
 
 
+def _numbers(part: sitk.Transform) -> NDArray[Any]:
+    """The parameters of a single transform; those of a field as a view, for there may be gigabytes of them."""
+    if isinstance(part, sitk.DisplacementFieldTransform):
+        view: NDArray[Any] = sitk.GetArrayViewFromImage(part.GetDisplacementField())
+        return view
+    return np.array(part.GetParameters(), np.float64)
+
+
 def _lattice(part: sitk.Transform) -> Grid:
     """The block of space over which a B-spline or a displacement field is defined; its corners are what counts."""
     if isinstance(part, sitk.DisplacementFieldTransform):
@@ -294,4 +306,9 @@ def _lattice(part: sitk.Transform) -> Grid:
         origin = part.GetTransformDomainOrigin() + rim_mm
     else:
         raise UnsupportedImage(f"expected a B-spline or a displacement field, found {part.GetName()}")
+    if not np.abs([*origin, *np.multiply(size, spacing)]).max() <= WIDEST_MM:
+        raise UnsupportedImage(
+            f"expected a deformation within {WIDEST_MM / 1000:g} m, found one that begins or reaches farther",
+            "Give its grid in millimetres",
+        )
     return Grid.from_axes(size[::-1], origin, spacing[::-1], np.array(direction).reshape(3, 3)[:, ::-1])
