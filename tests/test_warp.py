@@ -198,8 +198,8 @@ def test_refuses_what_is_no_3d_deformation() -> None:
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_refuses_one_vector_that_is_no_number(number: float) -> None:
-    vectors = np.zeros((41, 41, 41, 3))
-    vectors[3, 3, 3, 0] = number
+    vectors = np.zeros((101, 101, 101, 3))
+    vectors[3, 3, 3, 0] = number  # between the points at which the linear part is fitted
     field = sitk.DisplacementFieldTransform(sitk.GetImageFromArray(vectors, isVector=True))
     with pytest.raises(UnsupportedImage, match="finite numbers"):
         Warp.from_itk(field)
