@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,11 @@ class Step:
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
+
+
+def parameters_of(history: Iterable[Step], name: str) -> Mapping[str, Any]:
+    """The parameters of the last step of a name; empty where there is none."""
+    return next((step.parameters for step in reversed(tuple(history)) if step.name == name), {})
 
 
 @dataclass(frozen=True)

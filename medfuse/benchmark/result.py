@@ -23,7 +23,7 @@ from medfuse.io.files import read
 from medfuse.io.pictures import is_picture, read_picture
 from medfuse.metrics import MEASURES, Convention
 from medfuse.pipeline import to_window
-from medfuse.volume import Modality, Unit, Volume
+from medfuse.volume import Modality, Unit, Volume, parameters_of
 
 #: How far a fused volume may leave [0, 1]; interpolation and rounding do, a little.
 OVERSHOOT = 1e-3
@@ -257,8 +257,7 @@ def _as_fused(
 
 def _told(fused: Volume, side: str) -> Mapping[str, Any]:
     """What a result's history says of a source; empty where it says nothing."""
-    fusion = next((step.parameters for step in reversed(fused.history) if step.name == "fuse"), {})
-    told = fusion.get(side)
+    told = parameters_of(fused.history, "fuse").get(side)
     return told if isinstance(told, Mapping) else {}
 
 

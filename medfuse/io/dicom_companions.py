@@ -35,7 +35,7 @@ from medfuse.io.dicom_provenance import (
     source_references,
 )
 from medfuse.io.dicom_uids import Uids
-from medfuse.volume import Source, Volume
+from medfuse.volume import Source, Volume, parameters_of
 
 if TYPE_CHECKING:
     from highdicom.pr import AdvancedBlending, AdvancedBlendingPresentationState
@@ -114,7 +114,7 @@ def write_companions(
         OutputError: A file cannot be written.
     """
     sides = _sides(fused)
-    alignment = next((step.parameters for step in fused.history if step.name == "align"), {})
+    alignment = parameters_of(fused.history, "align")
     options = options or DicomOptions()
     if sides is None or not sides[0].frame or alignment.get("deformable", True):
         return []
@@ -136,7 +136,7 @@ def write_companions(
 
 def _sides(fused: Volume) -> tuple[Side, Side] | None:
     """The structural and the functional scan, if both were DICOM and are fused as their files have them."""
-    step = next((step.parameters for step in fused.history if step.name == "fuse"), {})
+    step = parameters_of(fused.history, "fuse")
     earlier = [past["name"] for name in ("structural", "functional") for past in step.get(name, {}).get("history", ())]
     if "resample" in earlier:  # its voxels no longer lie where its files say
         return None

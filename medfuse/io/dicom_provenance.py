@@ -20,7 +20,7 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, validate_value
 from medfuse._version import __version__
 from medfuse.io.dicom_header import word, words
 from medfuse.io.dicom_uids import all_sources
-from medfuse.volume import Modality, Source, Step, Volume
+from medfuse.volume import Modality, Source, Step, Volume, parameters_of
 
 #: Ends every series description.
 WARNING = " - not for diagnostic use"
@@ -97,8 +97,8 @@ def describe_origin(dataset: Dataset, volume: Volume) -> None:
     headers = _headers(volume.source)
     lossy = [header for header in headers if word(header, "LossyImageCompression") == "01"]
     dataset.LossyImageCompression = "01" if lossy else "00"
-    for header in lossy[:1]:
-        carry(header, dataset, ("LossyImageCompressionRatio", "LossyImageCompressionMethod"))
+    if lossy:
+        carry(lossy[0], dataset, ("LossyImageCompressionRatio", "LossyImageCompressionMethod"))
     is_burned_in = any(word(header, "BurnedInAnnotation") == "YES" for header in headers)
     dataset.BurnedInAnnotation = "YES" if is_burned_in else "NO"
     describe_equipment(dataset, volume)
@@ -188,14 +188,13 @@ def series_description(volume: Volume, template: str | None = None) -> str:
         modalities = [word(source.header, "Modality") for source in (*others, first) if source.header is not None]
     if volume.modality is not Modality.FUSED and not any(modalities):
         modalities = [volume.modality.value]
-    method = next((str(s.parameters["method"]) for s in reversed(volume.history) if "method" in s.parameters), "")
-    parts = ("medfuse", "+".join(dict.fromkeys(filter(None, modalities))), method)
+    parts = ("medfuse", "+".join(dict.fromkeys(filter(None, modalities))), fields["method"])
     return _with_warning(_printable(" ".join(filter(None, parts))).replace("\\", "/"), volume.history)
 
 
 def _fields(volume: Volume) -> dict[str, str]:
     """What stands for the fields of a template; "" for what the history does not say."""
-    fused = next((step.parameters for step in reversed(volume.history) if "method" in step.parameters), {})
+    fused = parameters_of(volume.history, "fuse")
     sides = {side: fused.get(side) for side in ("structural", "functional")}
     modalities = {side: str(of.get("modality", "")) if isinstance(of, Mapping) else "" for side, of in sides.items()}
     return {**modalities, **{name: str(fused.get(name) or "") for name in ("method", "strategy")}}
@@ -212,7 +211,7 @@ def companion_description(what: str, history: Iterable[Step]) -> str:
 
 def _with_warning(text: str, history: Iterable[Step]) -> str:
     """At most 64 characters: a text, the verdict where a registration that is not trusted was used, and the warning."""
-    aligned = _alignment(history)
+    aligned = parameters_of(history, "align")
     doubt = aligned.get("registered") and aligned.get("trust") in ("doubtful", "failed")
     ending = f" ({aligned['trust']} match){WARNING}" if doubt else WARNING
     return text[: LO_MAX - len(ending)].rstrip() + ending
@@ -221,7 +220,8 @@ def _with_warning(text: str, history: Iterable[Step]) -> str:
 def derivation_description(history: Iterable[Step]) -> str:
     """At most 1024 characters: what the alignment rests on, then every step, the longest values shortened first."""
     history = tuple(history)
-    head = f"medfuse {__version__}, not for diagnostic use{_aligned_by(_alignment(history))}"
+    aligned = _aligned_by(parameters_of(history, "align"))
+    head = f"medfuse {__version__}, not for diagnostic use{aligned}"
     for longest in (ST_MAX, 256, 128, 64, 32, 16):
         text = _printable("; ".join((head, *(_step(step, longest) for step in history))))
         if len(text) <= ST_MAX:
@@ -250,11 +250,6 @@ def _aligned_by(alignment: Mapping[str, Any]) -> str:
     return "".join(f"; {word}: {_shortened(text, REASON_MAX)}" for word, text in told.items() if text)
 
 
-def _alignment(history: Iterable[Step]) -> Mapping[str, Any]:
-    """How the volumes were brought together; empty where nothing says so."""
-    return next((step.parameters for step in reversed(tuple(history)) if step.name == "align"), {})
-
-
 def _rounded(value: Any) -> Any:
     """Plain JSON values with floats cut to 7 significant digits, so that a matrix stays readable."""
     if isinstance(value, float):
@@ -280,11 +275,11 @@ def is_slice_to_slice(volume: Volume) -> bool:
     return not position or bool(np.allclose(np.array(position, dtype=float), grid.origin_mm, rtol=0, atol=0.01))
 
 
-def _had_gaps(history: Iterable[Step]) -> bool:
+def _had_gaps(history: Sequence[Step]) -> bool:
     """Whether slices of the scan on whose grid the volume lies were made of two, where these lay unevenly apart."""
-    steps = [(step.name, step.parameters) for step in history]
-    fused = next((parameters for name, parameters in steps if name == "fuse"), {})
+    fused = parameters_of(history, "fuse")
     side = fused.get("functional" if fused.get("grid") == "functional" else "structural") or {}
+    steps = [(step.name, step.parameters) for step in history]
     steps += [(step["name"], step["parameters"]) for step in side.get("history", ())]
     return any(name == "straighten" and "gaps_mm" in parameters for name, parameters in steps)
 
@@ -334,7 +329,7 @@ def _processor(history: Iterable[Step]) -> Dataset:
     item = Dataset()
     item.Manufacturer = item.ManufacturerModelName = "medfuse"
     item.SoftwareVersions = __version__
-    fused = next((step.parameters for step in reversed(tuple(history)) if "method" in step.parameters), {})
+    fused = parameters_of(history, "fuse")
     told = {"method": fused.get("method"), "weights SHA-256": fused.get("weights_sha256")}
     item.ContributionDescription = _printable(
         ", ".join(["not for diagnostic use", *(f"{name} {value}" for name, value in told.items() if value)])

@@ -15,7 +15,7 @@ from typing import Any
 
 from medfuse._version import __version__
 from medfuse.errors import UnreadableFile
-from medfuse.volume import Modality, Step, Unit, Volume
+from medfuse.volume import Modality, Step, Unit, Volume, parameters_of
 
 SOFTWARE = "medfuse"
 NOT_FOR_DIAGNOSIS = "Derived by software from two scans. Not for diagnostic use."
@@ -168,7 +168,7 @@ def to_json(volume: Volume) -> str:
     }
     if volume.modality is Modality.FUSED:
         notes["Label"] = NOT_FOR_DIAGNOSIS
-        notes["Alignment"] = next((s.parameters.get("reason") for s in volume.history if s.name == "align"), None)
+        notes["Alignment"] = parameters_of(volume.history, "align").get("reason")
     notes["History"] = [
         {"name": step.name, "parameters": dict(step.parameters), "version": step.version} for step in volume.history
     ]
