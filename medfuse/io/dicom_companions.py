@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +18,19 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SpatialRegistrationStorage
-from pydicom.valuerep import DA, TM
 
 from medfuse.color import PALETTES, Window, parse_window
 from medfuse.color.palette import table_of
-from medfuse.io.dicom_derived import PATIENT_AND_STUDY, Result, carry_region, decimal, save, settle_conditions, update
+from medfuse.io.dicom_derived import Result, decimal, describe_study, save, update
 from medfuse.io.dicom_header import count, leniently, unvalidated, word, words
-from medfuse.io.dicom_options import IS_MAX, DicomOptions
+from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.dicom_provenance import (
     carry,
     code_item,
     companion_description,
     describe_equipment,
+    of_study,
+    refer,
     reference,
     source_references,
 )
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from highdicom.pr import AdvancedBlending, AdvancedBlendingPresentationState
 
 REGISTRATION, BLENDING = "registration.dcm", "blending.dcm"
-#: What is added to the Series Number of the fused series.
-SERIES_AFTER = {"registration": 100, "blending": 200}
 #: How much of the functional scan is seen where both are.
 OPACITY = 0.5
 #: How far a matrix may be from orthonormal and be rigid: more than decimal strings and float64 leave of one.
@@ -80,13 +78,8 @@ class Side:
         return word(self.header, "FrameOfReferenceUID")
 
     @property
-    def references(self) -> list[Dataset]:
-        """An item for each of its files."""
-        return [reference(*instance) for instance in self.source.instances]
-
-    @property
     def images(self) -> list[Dataset]:
-        """The same with the frames that were used, where not all of a file were."""
+        """An item for each of its files, with the frames that were used, where not all were."""
         return [reference(*image) for image in self.source.images]
 
 
@@ -182,7 +175,7 @@ def _registration(
         _placed(structural, np.eye(4), codes.DCM.FrameOfReferenceIdentity, two_frames),
         _placed(functional, fixed_from_moving, kind, two_frames),
     ]
-    _refer(dataset, sides)
+    refer(dataset, [side.source for side in sides])
     return dataset
 
 
@@ -235,10 +228,12 @@ def _blending(result: Result, sides: Sequence[Side], registration: Dataset | Non
     for side, blended in zip(sides, inputs, strict=True):
         blended.StudyInstanceUID = word(side.header, "StudyInstanceUID")
         blended.ReferencedImageSequence = side.images
+    referred = [side.source for side in sides]
     if registration is not None:
         inputs[1].ReferencedSpatialRegistrationSequence = [_place_of(registration)]
+        referred.append(Source("dicom", registration, ((registration.SOPClassUID, registration.SOPInstanceUID),)))
     dataset.SourceImageSequence = [item for side in sides for item in source_references(side.source)]
-    _refer(dataset, sides, registration)
+    refer(dataset, referred)
     return dataset
 
 
@@ -296,54 +291,17 @@ def _input(side: Side, images: list[Dataset], number: int) -> AdvancedBlending:
 
 def _identity(result: Result) -> dict[str, Any]:
     """The arguments that all of highdicom's SOP classes take."""
-    number = min(result.identity["series_number"] + SERIES_AFTER[result.form], IS_MAX)
-    description = companion_description(result.form, result.volume.history)
-    return result.identity | {"series_number": number, "series_description": description}
+    return result.identity | {"series_description": companion_description(result.form, result.volume.history)}
 
 
 def _describe(dataset: Dataset, result: Result, structural: Dataset) -> None:
     """Set patient, study, dates, equipment, and the structural scan's frame of reference."""
     fused = result.volume
-    carry(fused.source.header or Dataset(), dataset, PATIENT_AND_STUDY)
-    carry_region(fused.source.header or Dataset(), dataset)
-    settle_conditions(dataset)
-    now = datetime.now()
-    for event in ("Series", "Content", "InstanceCreation"):
-        update(dataset, {f"{event}Date": DA(now.date()), f"{event}Time": TM(now.time())})
+    describe_study(dataset, fused.source.header or Dataset())
     dataset.FrameOfReferenceUID = word(structural, "FrameOfReferenceUID")
     dataset.PositionReferenceIndicator = None
     carry(structural, dataset, ("PositionReferenceIndicator",))
     describe_equipment(dataset, fused)
-
-
-def _refer(dataset: Dataset, sides: Sequence[Side], registration: Dataset | None = None) -> None:
-    """Set what an object refers to, by study and series (PS3.3 section C.12.2)."""
-    by_study: dict[str, list[Dataset]] = {word(dataset, "StudyInstanceUID"): []}
-    for side in sides:
-        by_study.setdefault(word(side.header, "StudyInstanceUID"), []).append(_series(side.header, side.references))
-    if registration is not None:
-        (place,) = _place_of(registration).ReferencedSeriesSequence
-        series = Dataset()
-        series.SeriesInstanceUID, series.ReferencedInstanceSequence = (
-            place.SeriesInstanceUID,
-            place.ReferencedSOPSequence,
-        )
-        by_study[word(dataset, "StudyInstanceUID")].append(series)
-    (_, dataset.ReferencedSeriesSequence), *others = by_study.items()
-    if others:
-        dataset.StudiesContainingOtherReferencedInstancesSequence = [_study(*other) for other in others]
-
-
-def _series(header: Dataset, references: list[Dataset]) -> Dataset:
-    item = Dataset()
-    item.SeriesInstanceUID, item.ReferencedInstanceSequence = word(header, "SeriesInstanceUID"), references
-    return item
-
-
-def _study(study_instance_uid: str, series: list[Dataset]) -> Dataset:
-    item = Dataset()
-    item.StudyInstanceUID, item.ReferencedSeriesSequence = study_instance_uid, series
-    return item
 
 
 def _place_of(written: Dataset) -> Dataset:
@@ -351,4 +309,4 @@ def _place_of(written: Dataset) -> Dataset:
     series = Dataset()
     series.SeriesInstanceUID = written.SeriesInstanceUID
     series.ReferencedSOPSequence = [reference(written.SOPClassUID, written.SOPInstanceUID)]
-    return _study(written.StudyInstanceUID, [series])
+    return of_study(written.StudyInstanceUID, [series])

@@ -46,6 +46,9 @@ UNPAIRED = (
     *("URETHRA", "UTERUS", "VAGINA", "VULVA", "WHOLEBODY"),
 )
 
+#: What is added to the Series Number of a fused series for what lies beside it, by its form.
+SERIES_AFTER = {"registration": 100, "blending": 200, "resampled": 300}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -79,10 +82,11 @@ class Result:
     @property
     def identity(self) -> dict[str, Any]:
         """The arguments that all of highdicom's SOP classes take."""
+        number = series_number(self.volume, self.nth, self.options.series_number) + SERIES_AFTER.get(self.form, 0)
         return {
             "study_instance_uid": self.uids.study(self.volume),
             "series_instance_uid": self.series_instance_uid,
-            "series_number": series_number(self.volume, self.nth, self.options.series_number),
+            "series_number": min(number, IS_MAX),
             "series_description": series_description(self.volume, self.options.series_description),
             "sop_instance_uid": self.sop_instance_uid(1),
             "instance_number": 1,
@@ -103,22 +107,27 @@ def series_number(volume: Volume, nth: int = 1, given: int | None = None) -> int
 def describe(dataset: Dataset, result: Result) -> None:
     """Set what all forms share beside pixels and places: patient, study, series, dates, origin, frame of reference."""
     volume = result.volume
-    header = volume.source.header
-    if header is not None:
-        carry(header, dataset, (*PATIENT_AND_STUDY, "PatientPosition"))
-        carry_region(header, dataset)
-    settle_conditions(dataset)
-    now = datetime.now()
-    for event in ("Series", "Content", "InstanceCreation"):
-        update(dataset, {f"{event}Date": DA(now.date()), f"{event}Time": TM(now.time())})
+    header = volume.source.header or Dataset()
+    describe_study(dataset, header)
+    carry(header, dataset, ("PatientPosition",))
     dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER", *([FUSED] if volume.modality is Modality.FUSED else [])]
     describe_origin(dataset, volume)
     if not dataset.SeriesDescription.isascii():
         dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.FrameOfReferenceUID = result.uids.frame_of_reference(volume)
     dataset.PositionReferenceIndicator = ""
-    if header is not None and word(header, "FrameOfReferenceUID") == volume.grid.frame_of_reference:
+    if word(header, "FrameOfReferenceUID") == volume.grid.frame_of_reference:
         carry(header, dataset, ("PositionReferenceIndicator",))
+
+
+def describe_study(dataset: Dataset, header: Dataset) -> None:
+    """Set patient, study, region and dates, as the header of the structural source says them and as of now."""
+    carry(header, dataset, PATIENT_AND_STUDY)
+    carry_region(header, dataset)
+    settle_conditions(dataset)
+    now = datetime.now()
+    for event in ("Series", "Content", "InstanceCreation"):
+        update(dataset, {f"{event}Date": DA(now.date()), f"{event}Time": TM(now.time())})
 
 
 def carry_region(header: Dataset, dataset: Dataset) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.datadict import tag_for_keyword
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from medfuse.errors import OutputError
@@ -26,10 +25,8 @@ from medfuse.io.dicom_derived import (
     save,
     set_rgb,
 )
-from medfuse.io.dicom_header import word
-from medfuse.io.dicom_provenance import is_slice_to_slice, source_references, spatial_resampling
+from medfuse.io.dicom_provenance import is_slice_to_slice, refer, source_references, spatial_resampling
 from medfuse.io.dicom_uids import all_sources
-from medfuse.volume import Source
 
 #: Name of the only file of a series.
 FILE = "fused.dcm"
@@ -65,7 +62,7 @@ def write_multiframe(result: Result, folder: Path) -> list[Path]:
     dataset.PixelRepresentation = 0
     dataset.PatientOrientation = None
     if result.volume.grid.shape[0] > 1:  # PS3.3 sections C.7.6.6.1.2 and C.8.6.3
-        dataset.FrameIncrementPointer = _tag("PerFrameFunctionalGroupsSequence")
+        dataset.FrameIncrementPointer = Tag("PerFrameFunctionalGroupsSequence")
     set_frames(dataset, result, Dataset())
     dataset.PixelData = frames_of(result, "u1")
     return [save(dataset, folder / FILE)]
@@ -105,11 +102,12 @@ def set_frames(dataset: Dataset, result: Result, shared: Dataset) -> None:
     dataset.NumberOfFrames, dataset.Rows, dataset.Columns = volume.grid.shape
     shared.PlaneOrientationSequence = [orientation(volume.grid)]
     shared.PixelMeasuresSequence = [measures(volume.grid)]
-    references = [source_references(source) for source in all_sources(volume.source)]
+    sources = list(all_sources(volume.source))
+    references = [source_references(source) for source in sources]
     slice_to_slice = is_slice_to_slice(volume)
     if any(references):
         dataset.SourceImageSequence = [item for items in references for item in items]
-        _set_common_references(dataset, volume.source)
+        refer(dataset, sources)
         if not slice_to_slice:
             shared.DerivationImageSequence = [_derivation([item for items in references for item in items])]
     dataset.SharedFunctionalGroupsSequence = [shared]
@@ -138,8 +136,8 @@ def _set_dimensions(dataset: Dataset, result: Result) -> None:
     for keyword in DIMENSIONS:
         item = Dataset()
         item.DimensionOrganizationUID = organization.DimensionOrganizationUID
-        item.DimensionIndexPointer = _tag(keyword)
-        item.FunctionalGroupPointer = _tag("FrameContentSequence")
+        item.DimensionIndexPointer = Tag(keyword)
+        item.FunctionalGroupPointer = Tag("FrameContentSequence")
         item.DimensionDescriptionLabel = keyword
         dataset.DimensionIndexSequence.append(item)
 
@@ -150,33 +148,3 @@ def _derivation(sources: list[Dataset]) -> Dataset:
     item.DerivationCodeSequence = [spatial_resampling()]
     item.SourceImageSequence = sources
     return item
-
-
-def _set_common_references(dataset: Dataset, source: Source) -> None:
-    """List the series that are referred to, by study (PS3.3 section C.12.2)."""
-    by_study: dict[str, list[Dataset]] = {}
-    for one in all_sources(source):
-        if one.header is None or not (one.instances and word(one.header, "SeriesInstanceUID")):
-            continue
-        series = Dataset()
-        series.SeriesInstanceUID = word(one.header, "SeriesInstanceUID")
-        series.ReferencedInstanceSequence = []
-        for sop_class_uid, sop_instance_uid in one.instances:
-            item = Dataset()
-            item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
-            series.ReferencedInstanceSequence.append(item)
-        by_study.setdefault(word(one.header, "StudyInstanceUID"), []).append(series)
-    own = by_study.pop(dataset.StudyInstanceUID, [])
-    if own:
-        dataset.ReferencedSeriesSequence = own
-    others = []
-    for study_instance_uid, listed in by_study.items():
-        study = Dataset()
-        study.StudyInstanceUID, study.ReferencedSeriesSequence = study_instance_uid, listed
-        others.append(study)
-    if others:
-        dataset.StudiesContainingOtherReferencedInstancesSequence = others
-
-
-def _tag(keyword: str) -> BaseTag:
-    return Tag(tag_for_keyword(keyword))

@@ -298,6 +298,29 @@ def reference(sop_class_uid: str, sop_instance_uid: str, frames: Sequence[int] =
     return item
 
 
+def refer(dataset: Dataset, sources: Iterable[Source]) -> None:
+    """Set what an object refers to, by study and series (PS3.3 section C.12.2), as far as sources name their series."""
+    by_study: dict[str, list[Dataset]] = {}
+    for one in sources:
+        if one.header is None or not (one.instances and word(one.header, "SeriesInstanceUID")):
+            continue
+        series = Dataset()
+        series.SeriesInstanceUID = word(one.header, "SeriesInstanceUID")
+        series.ReferencedInstanceSequence = [reference(*instance) for instance in one.instances]
+        by_study.setdefault(word(one.header, "StudyInstanceUID"), []).append(series)
+    if own := by_study.pop(word(dataset, "StudyInstanceUID"), []):
+        dataset.ReferencedSeriesSequence = own
+    if by_study:
+        dataset.StudiesContainingOtherReferencedInstancesSequence = [of_study(*other) for other in by_study.items()]
+
+
+def of_study(study_instance_uid: str, series: list[Dataset]) -> Dataset:
+    """References by series as an item of their study."""
+    item = Dataset()
+    item.StudyInstanceUID, item.ReferencedSeriesSequence = study_instance_uid, series
+    return item
+
+
 def _reference(sop_class_uid: str, sop_instance_uid: str, frames: Sequence[int]) -> Dataset:
     item = reference(sop_class_uid, sop_instance_uid, frames)
     item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]

@@ -15,30 +15,15 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 from pydicom.valuerep import DA, DT, TM
 
-from medfuse.io.dicom_derived import (
-    Result,
-    along_normal,
-    decimal,
-    describe,
-    encoded,
-    measures,
-    normal,
-    orientation,
-    position,
-    save,
-    series_number,
-    update,
-)
+from medfuse.io.dicom_derived import Result, decimal, describe, update
 from medfuse.io.dicom_header import leniently, unvalidated, word, words
-from medfuse.io.dicom_options import IS_MAX, DicomOptions
+from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.dicom_parametric_map import write_parametric_map
-from medfuse.io.dicom_provenance import SourceReferences, carry
-from medfuse.io.dicom_slices import Storage, robust_window, write_slices
+from medfuse.io.dicom_provenance import carry
+from medfuse.io.dicom_slices import Storage, robust_window, save_slices, write_slices
 from medfuse.io.dicom_uids import Uids
 from medfuse.volume import Modality, Source, Unit, Volume
 
-#: What is added to the Series Number of the fused series.
-SERIES_AFTER = 300
 #: Units (0054,1001) of what medfuse reads as these (PS3.3 section C.8.9.1.1.3).
 PET_UNITS = {Unit.SUV: "GML", Unit.BQML: "BQML", Unit.COUNTS: "CNTS"}
 PET_ACQUISITION = (
@@ -61,7 +46,7 @@ CT_ACQUISITION = ("KVP", "AcquisitionNumber", "AcquisitionDate", "AcquisitionTim
 
 @leniently()
 def write_resampled(
-    volume: Volume, structural: Source, folder: Path, uids: Uids, nth: int = 1, options: DicomOptions | None = None
+    volume: Volume, structural: Source, folder: Path, uids: Uids, options: DicomOptions | None = None
 ) -> list[Path]:
     """Write a functional scan that was laid on the grid of a fused series, as a series of the same study.
 
@@ -70,7 +55,6 @@ def write_resampled(
         structural: Source of the fused series, whose patient and study are carried on.
         folder: An existing, empty folder.
         uids: Those of the result.
-        nth: As for `write_dicom`.
         options: Those of the fused series, whose number is counted from.
 
     Returns:
@@ -80,45 +64,17 @@ def write_resampled(
         OutputError: A file cannot be written.
     """
     owner = replace(volume, source=Source(structural.format, structural.header, also=(volume.source,)))
-    number = min(series_number(owner, nth, (options or DicomOptions()).series_number) + SERIES_AFTER, IS_MAX)
-    how = DicomOptions(
-        series_description=f"medfuse {volume.modality.value} resampled", series_number=max(1, number - nth + 1)
-    )
+    how = replace(options or DicomOptions(), series_description=f"medfuse {volume.modality.value} resampled")
     header = volume.source.header or Dataset()
-    result = Result(owner, "resampled", how, uids, nth, header)
+    result = Result(owner, "resampled", how, uids, acquired=header)
     with unvalidated():
         if volume.modality is Modality.PT:
-            paths = _write(result, _pet(result, header), folder)
+            paths = save_slices(_pet(result, header), result, _storage(volume), folder)
         elif volume.modality is Modality.CT:
-            paths = _write(result, _ct(result, header), folder)
+            paths = save_slices(_ct(result, header), result, _storage(volume), folder)
         else:
             paths = (write_slices if volume.modality is Modality.MR else write_parametric_map)(result, folder)
     return [path.rename(path.with_name(path.name.replace("fused", "resampled"))) for path in paths]
-
-
-def _write(result: Result, dataset: Dataset, folder: Path) -> list[Path]:
-    """A file for each slice, numbered along the normal."""
-    grid, storage = result.volume.grid, _storage(result.volume)
-    update(dataset, {"RescaleSlope": decimal(storage.slope), "RescaleIntercept": 0, **storage.attributes})
-    update(dataset, {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"})
-    update(dataset, {"Rows": grid.shape[1], "Columns": grid.shape[2], "BitsAllocated": 16, "BitsStored": 16})
-    update(dataset, {"HighBit": 15, "PixelRepresentation": int(storage.dtype == "<i2")})
-    for shared in (orientation(grid), measures(grid)):
-        dataset.update(shared)
-    dataset.PixelData = storage.stored(result.volume.array[0]).tobytes()
-    dataset = encoded(dataset)
-    references, paths = SourceReferences(result.volume), []
-    for number, k in enumerate(along_normal(grid), start=1):
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = result.sop_instance_uid(number)
-        dataset.InstanceNumber = number
-        if "ImageIndex" in dataset:
-            dataset.ImageIndex = number
-        dataset.update(position(grid, k))
-        dataset.SliceLocation = decimal(normal(grid) @ grid.points_mm([(k, 0, 0)])[0])
-        references.set_on(dataset, k)
-        dataset.PixelData = storage.stored(result.volume.array[k]).tobytes()
-        paths.append(save(dataset, folder / f"fused-{number:04d}.dcm"))
-    return paths
 
 
 def _storage(volume: Volume) -> Storage:
@@ -126,11 +82,10 @@ def _storage(volume: Volume) -> Storage:
     window = {"VOILUTFunction": "LINEAR_EXACT", **robust_window(volume.array)}
     low, high = float(volume.array.min()), float(volume.array.max())
     largest = max(high, -low)
-    if volume.unit is Unit.HU and largest <= 2**15 - 1:
-        return Storage("<i2", 16, window)
-    if low < 0:
-        return Storage("<i2", 16, window, float(decimal(largest / (2**15 - 1))))
-    return Storage("<u2", 16, window, float(decimal(high / (2**16 - 1) or 1)))
+    is_whole = volume.unit is Unit.HU and largest <= 2**15 - 1
+    dtype, most = ("<i2", 2**15 - 1) if is_whole or low < 0 else ("<u2", 2**16 - 1)
+    slope = 1.0 if is_whole else float(decimal(largest / most or 1))
+    return Storage(dtype, 16, {"RescaleSlope": decimal(slope), "RescaleIntercept": 0, **window}, slope)
 
 
 def _pet(result: Result, header: Dataset) -> Dataset:

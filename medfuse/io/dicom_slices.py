@@ -96,10 +96,27 @@ def write_slices(result: Result, folder: Path) -> list[Path]:
     Raises:
         OutputError: A file cannot be written, or 16 bits from the lowest to the highest value would lose the others.
     """
-    volume = result.volume
-    storage = None if volume.is_color else storage_of(volume)
-    dataset = _color_template(result) if storage is None else _grey_template(result, storage)
+    storage = None if result.volume.is_color else storage_of(result.volume)
+    dataset = _color_template(result) if storage is None else _grey_template(result)
     describe(dataset, result)
+    return save_slices(dataset, result, storage, folder)
+
+
+def save_slices(dataset: Dataset, result: Result, storage: Storage | None, folder: Path) -> list[Path]:
+    """Add pixels and places to an image that has all else, and save it for each slice.
+
+    Args:
+        dataset: The image, which is altered.
+        result: What is written.
+        storage: How grey values are stored; None for colour, of which the image says it already.
+        folder: As for `write_slices`, as are the files.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    volume = result.volume
+    if storage is not None:
+        _set_grey(dataset, volume, storage)
     for shared in (orientation(volume.grid), measures(volume.grid)):
         dataset.update(shared)
     dataset = encoded(dataset)
@@ -176,16 +193,20 @@ def _color_template(result: Result) -> Dataset:
     return dataset
 
 
-def _grey_template(result: Result, storage: Storage) -> Dataset:
-    """An MR image with everything but what describes origin, geometry and slice."""
+def _grey_template(result: Result) -> Dataset:
+    """An MR image with everything but what describes origin, pixels, geometry and slice."""
     from highdicom.base import SOPClass
 
-    volume = result.volume
     dataset = SOPClass(sop_class_uid=MRImageStorage, modality="MR", **result.identity)
     update(dataset, MR_UNKNOWN)
-    header = volume.source.header if result.acquired is None else result.acquired
+    header = result.volume.source.header if result.acquired is None else result.acquired
     if header is not None and word(header, "SOPClassUID") == MRImageStorage:
         carry(header, dataset, MR_ACQUISITION)
+    return dataset
+
+
+def _set_grey(dataset: Dataset, volume: Volume, storage: Storage) -> None:
+    """Set how grey pixels are stored, and those of the first slice."""
     _, dataset.Rows, dataset.Columns = volume.grid.shape
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -195,7 +216,6 @@ def _grey_template(result: Result, storage: Storage) -> Dataset:
     dataset.PixelRepresentation = int(storage.dtype == "<i2")
     update(dataset, storage.attributes)
     dataset.PixelData = storage.stored(volume.array[0]).tobytes()
-    return dataset
 
 
 def _place(dataset: Dataset, result: Result, k: int, number: int) -> None:
@@ -203,6 +223,8 @@ def _place(dataset: Dataset, result: Result, k: int, number: int) -> None:
     grid = result.volume.grid
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = result.sop_instance_uid(number)
     dataset.InstanceNumber = number
+    if "ImageIndex" in dataset:  # of PET
+        dataset.ImageIndex = number
     dataset.update(position(grid, k))
     dataset.SliceLocation = decimal(normal(grid) @ grid.points_mm([(k, 0, 0)])[0])
 
