@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +17,7 @@ from pydicom import Dataset, config
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pydicom.valuerep import PersonName
+from pydicom.valuerep import DA, TM, PersonName
 
 from medfuse.errors import MedfuseError, MissingAttribute, UnreadableFile
 from medfuse.io import limits
@@ -204,6 +205,15 @@ def numbers(header: Dataset, keyword: str, count: int, name: str) -> NDArray[np.
             "Export the series again; the header is damaged",
         )
     return values
+
+
+def moment_of(date: str, time: str) -> datetime | None:
+    """A date (DA) and a time of day (TM) as one moment; None where one is empty or malformed."""
+    try:
+        day, clock = DA(date), TM(time.replace(":", "")[: len("HHMMSS.FFFFFF")])
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return None if day is None or clock is None else datetime.combine(day, clock)
 
 
 def count(header: Dataset, keyword: str, default: int = 0) -> int:

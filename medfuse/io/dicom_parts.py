@@ -20,7 +20,7 @@ from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
 from medfuse.errors import SeriesError
-from medfuse.io.dicom_header import word, words
+from medfuse.io.dicom_header import moment_of, word, words
 from medfuse.io.dicom_mosaic import is_mosaic, planes_of_mosaic
 from medfuse.io.dicom_nm import is_nuclear, planes_of_nuclear
 from medfuse.io.dicom_planes import Plane, group, planes_of
@@ -364,17 +364,11 @@ def _told(names: list[str], values: tuple[Value, ...], first: tuple[Value, ...] 
 
 
 def _seconds(value: Value) -> float:
-    """A DICOM date, and a time of day, HHMMSS.FFFFFF, in seconds from some day on."""
+    """A date and a time of day in seconds from some day on; 0 where there is no such time."""
     if not value:
         return 0.0
-    try:
-        days = datetime.strptime(value[0], "%Y%m%d").toordinal()
-    except ValueError:
-        days = 0
-    number = _number(value[1])
-    if not np.isfinite(number):
-        return 0.0
-    return round(days * 86400 + number // 10000 * 3600 + number // 100 % 100 * 60 + number % 100, 6)
+    moment = moment_of(*value) or moment_of("00010101", value[1]) or datetime.min
+    return (moment - datetime.min).total_seconds()
 
 
 def listed(items: Sequence[object], name: Callable[[int], str]) -> str:

@@ -24,6 +24,8 @@ ORIENTATION_TOLERANCE = 2e-4
 POSITION_TOLERANCE_MM, POSITION_TOLERANCE = 0.01, 0.01
 #: Largest shear that is taken for a gantry tilt, in degrees; gantries tilt by 30° at most.
 MAX_TILT = 45.0
+#: Distances that a message lists.
+LISTED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,9 +206,9 @@ def _enclosing(first: Plane, positions_mm: NDArray[np.float64], slices: int) -> 
     return Grid(shape, matrix, upright.frame_of_reference)
 
 
-def _list_gaps(positions_mm: NDArray[np.float64], most: int = 5) -> str:
+def _list_gaps(positions_mm: NDArray[np.float64]) -> str:
     """The commonest distances between neighbours, as "3.00 mm (×40), 6.00 mm (×1)"."""
     gaps_mm = np.linalg.norm(np.diff(positions_mm, axis=0), axis=1)
     counted = Counter(f"{gap:.2f}" for gap in gaps_mm).most_common()
-    listed = ", ".join(f"{gap} mm (×{times})" for gap, times in counted[:most])
-    return listed + (f" and {len(counted) - most} others" if len(counted) > most else "")
+    listed = ", ".join(f"{gap} mm (×{times})" for gap, times in counted[:LISTED])
+    return listed + (f" and {len(counted) - LISTED} others" if len(counted) > LISTED else "")

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydicom import Dataset
-from pydicom.valuerep import DA, DT, TM
+from pydicom.valuerep import DT
 
 from medfuse.errors import InputError, MissingAttribute, UnsupportedImage
-from medfuse.io.dicom_header import word, words
+from medfuse.io.dicom_header import moment_of, word, words
 
 GE, PHILIPS = "GEMS_PETD_01", "Philips PET Private Group"
 #: What a weight and an activity can be; a number beyond is in another unit (g, MBq) or a placeholder.
@@ -98,10 +98,10 @@ def _check_corrections(headers: Sequence[Dataset]) -> None:
 
 def _from_counts(headers: Sequence[Dataset]) -> SuvFactor:
     """From counts, through the private factors that Philips states: to SUV, or else to Bq/ml."""
-    to_suv = _common_private(headers, 0x7053, 0x00, PHILIPS)
+    to_suv = _positive(_common_private(headers, 0x7053, 0x00, PHILIPS))
     if to_suv:
         return SuvFactor(to_suv, "Units CNTS, Philips' SUV scale factor (7053,1000)")
-    to_activity = _common_private(headers, 0x7053, 0x09, PHILIPS)
+    to_activity = _positive(_common_private(headers, 0x7053, 0x09, PHILIPS))
     if to_activity:
         found = _from_activity(headers)
         return SuvFactor(to_activity * found.factor, f"Philips' activity scale factor (7053,1009), {found.how}")
@@ -148,7 +148,7 @@ def _start_of_scan(headers: Sequence[Dataset], half_life_s: float) -> tuple[date
     tolerance_s = TOLERANCE_S + TOLERANCE * half_life_s
     by_factor = _starts_by(headers, acquired, half_life_s, "DecayFactor", 1.0)
     by_reference = _starts_by(headers, acquired, half_life_s, "FrameReferenceTime", 0.0)
-    private = _common_private_text(headers, 0x0009, 0x0D, GE)
+    private = _common_private(headers, 0x0009, 0x0D, GE)
     if series <= min(acquired):
         start, told_by = series, "Series Time"
     elif private:
@@ -184,8 +184,8 @@ def _starts_by(
         keyword: "FrameReferenceTime" or "DecayFactor".
         nothing: The value that says nothing; those at or below it neither.
     """
-    values = [_positive(header, keyword) for header in headers]
-    durations_ms = [_positive(header, "ActualFrameDuration") for header in headers]
+    values = [_positive(word(header, keyword)) for header in headers]
+    durations_ms = [_positive(word(header, "ActualFrameDuration")) for header in headers]
     if not all(durations_ms) or min(values) <= nothing:
         return []
     is_factor = keyword == "DecayFactor"
@@ -247,13 +247,10 @@ def _tracer(header: Dataset) -> Dataset:
 
 def _moment(date: str, time: str, what: str) -> datetime:
     """A date (DA) and a time (TM) as one moment."""
-    try:
-        day, clock = DA(date), TM(time.replace(":", ""))
-    except (ValueError, TypeError, OverflowError):
-        day = clock = None
-    if day is None or clock is None:
+    moment = moment_of(date, time)
+    if moment is None:
         raise UnsupportedImage(f"expected a date and time as {what}, found something else", _HINT)
-    return datetime.combine(day, clock)
+    return moment
 
 
 def _local(text: str, header: Dataset, what: str) -> datetime:
@@ -286,10 +283,10 @@ def _number(text: str, what: str, least: float, most: float) -> float:
     return value
 
 
-def _positive(header: Dataset, keyword: str) -> float:
+def _positive(text: str) -> float:
     """A positive, finite number, or 0 where there is none."""
     try:
-        value = float(word(header, keyword))
+        value = float(text)
     except ValueError:
         return 0.0
     return value if 0 < value < math.inf else 0.0
@@ -313,7 +310,7 @@ def _common(headers: Sequence[Dataset], keyword: str, default: str = "") -> str:
     return found.pop()
 
 
-def _common_private_text(headers: Sequence[Dataset], group: int, offset: int, creator: str) -> str:
+def _common_private(headers: Sequence[Dataset], group: int, offset: int, creator: str) -> str:
     """What all headers state for a private element; "" where none does."""
     found = {_private(header, group, offset, creator) for header in headers}
     if len(found) > 1:
@@ -322,16 +319,6 @@ def _common_private_text(headers: Sequence[Dataset], group: int, offset: int, cr
             _HINT,
         )
     return found.pop() if found else ""
-
-
-def _common_private(headers: Sequence[Dataset], group: int, offset: int, creator: str) -> float:
-    """The positive number that all headers state for a private element; 0 where none does."""
-    text = _common_private_text(headers, group, offset, creator)
-    try:
-        value = float(text)
-    except ValueError:
-        return 0.0
-    return value if 0 < value < math.inf else 0.0
 
 
 def _private(header: Dataset, group: int, offset: int, creator: str) -> str:

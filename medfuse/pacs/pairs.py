@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom import Dataset
 
 from medfuse.errors import UnreadableFile
-from medfuse.io.dicom_header import word, words
+from medfuse.io.dicom_header import leniently, moment_of, word, words
 from medfuse.io.dicom_read import parts
 from medfuse.io.dicom_series import Scan, Series, files_below, scan
 from medfuse.io.inspection import SeriesInfo, inspect_series
@@ -56,15 +56,13 @@ class Candidate:
         return word(self.series.header, "StudyInstanceUID")
 
     @property
+    @leniently()
     def made(self) -> datetime | None:
         """When it was acquired, or the series begun; None where no header says."""
         for what in ("Acquisition", "Series"):
-            day, time = word(self.header, f"{what}Date"), word(self.header, f"{what}Time")
-            time = time.partition(".")[0] or "000000"
-            try:
-                return datetime.strptime(f"{day}{time:0<6.6}", "%Y%m%d%H%M%S")
-            except ValueError:
-                continue
+            made = moment_of(word(self.header, f"{what}Date"), word(self.header, f"{what}Time") or "00")
+            if made:
+                return made
         return None
 
     @property

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 from pydicom import dcmread
 
-from medfuse.io.dicom_header import damage_in, word
+from medfuse.io.dicom_header import damage_in, leniently, moment_of, word
 from medfuse.pacs.client import Found, find, pull
 from medfuse.pacs.pairs import Found as Pairs
 from medfuse.pacs.pairs import find_pairs, refusal
@@ -89,8 +89,7 @@ def _has_any(study: Found, modalities: Iterable[str]) -> bool:
     return not study.modalities or not set(study.modalities).isdisjoint(modalities)
 
 
+@leniently()
 def _day(text: str) -> date | None:
-    try:
-        return datetime.strptime(text, "%Y%m%d").date()
-    except ValueError:
-        return None
+    moment = moment_of(text, "00")
+    return None if moment is None else moment.date()
