@@ -17,6 +17,9 @@ from medfuse.grid import Grid
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+#: Air, in HU.
+AIR_HU = -1000.0
+
 
 class Modality(str, enum.Enum):
     """What made the image; the values are DICOM's defined terms for Modality (0008,0060), FUSED apart."""
@@ -58,6 +61,11 @@ class Step:
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
+
+
+def value_outside(array: NDArray[Any], unit: Unit) -> float:
+    """What lies outside the field of view of a scan: air for HU, otherwise 0, or the lowest value where it is less."""
+    return AIR_HU if unit is Unit.HU else min(0.0, float(array.min()))
 
 
 def parameters_of(history: Iterable[Step], name: str) -> Mapping[str, Any]:

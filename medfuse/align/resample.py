@@ -11,10 +11,8 @@ from medfuse.align.warp import Warp
 from medfuse.errors import NoOverlap
 from medfuse.grid import Grid
 from medfuse.itk import to_image
-from medfuse.volume import Unit, Volume
+from medfuse.volume import Volume, value_outside
 
-#: Air, in HU: what lies outside a CT's field of view.
-AIR_HU = -1000.0
 #: Voxels of the widest kernel that smooths.
 WIDEST = 64
 
@@ -60,7 +58,8 @@ def resample(
     lies_so = _is_identity(transform, grid) and grid.matches(volume.grid, 1e-6)
     if lies_so and grid.frame_of_reference in (None, volume.grid.frame_of_reference):
         return volume
-    array, outside = volume.array if lies_so else None, _outside(volume)
+    array = volume.array if lies_so else None
+    outside = value_outside(volume.array, volume.unit)
     if outside_at_most is not None:
         outside = min(outside, outside_at_most)
     if array is None and there is not None and isinstance(transform, Transform):
@@ -143,12 +142,6 @@ def _share_inside(grid: Grid, other: Grid, transform: Transform | Warp) -> float
     axes = [np.linspace(0, n - 1, min(n, 64)) for n in grid.shape]
     points = grid.points_mm(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
     return float(other.contains(transform.apply(points)).mean())
-
-
-def _outside(volume: Volume) -> float:
-    if volume.unit is Unit.HU:
-        return AIR_HU
-    return 0.0 if volume.is_color else min(0.0, float(volume.array.min()))
 
 
 def _blur_mm(volume: Volume, grid: Grid, transform: Transform | Warp) -> NDArray[np.float64]:

@@ -22,9 +22,6 @@ from medfuse.grid import Grid
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-SPATIAL_REGISTRATION = "1.2.840.10008.5.1.4.1.1.66.1"
-DEFORMABLE_SPATIAL_REGISTRATION = "1.2.840.10008.5.1.4.1.1.66.3"
-
 #: How far a matrix that is called rigid may be from it, in cosines and scales.
 RIGID_TOLERANCE = 1e-3
 #: How far apart two maps may put a point of the body and still be one.
@@ -85,12 +82,13 @@ def _frame(grid: Grid | None, name: str) -> str:
 
 def _read(path: Path) -> Dataset:
     import pydicom
+    from pydicom.uid import DeformableSpatialRegistrationStorage, SpatialRegistrationStorage
 
     wanted: list[str | int] = ["SOPClassUID", "FrameOfReferenceUID", "RegistrationSequence"]
     dataset = pydicom.dcmread(path, specific_tags=wanted)
     found = dataset.get("SOPClassUID")
-    if found != SPATIAL_REGISTRATION:
-        kind = "a deformable one" if found == DEFORMABLE_SPATIAL_REGISTRATION else "another kind of object"
+    if found != SpatialRegistrationStorage:
+        kind = "a deformable one" if found == DeformableSpatialRegistrationStorage else "another kind of object"
         raise UnsupportedImage(
             f"expected a DICOM Spatial Registration, found {kind} in {path.name}",
             "Give a registration by matrices, or the transform as an ITK file",

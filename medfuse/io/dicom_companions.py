@@ -22,7 +22,8 @@ from pydicom.uid import SpatialRegistrationStorage
 from medfuse.color import PALETTES, Window, parse_window
 from medfuse.color.palette import table_of
 from medfuse.io.dicom_derived import Result, decimal, describe_study, save, update
-from medfuse.io.dicom_header import count, leniently, unvalidated, word, words
+from medfuse.io.dicom_header import count, leniently, unvalidated, word
+from medfuse.io.dicom_mosaic import is_mosaic
 from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.dicom_provenance import (
     carry,
@@ -200,8 +201,7 @@ def _can_be_shown(side: Side) -> bool:
     if count(side.header, "SamplesPerPixel") == 3:
         return side.window is None
     has_rescales = len(side.source.rescales) == len(side.source.instances)
-    mosaic = "MOSAIC" in words(side.header, "ImageType")
-    return side.window is not None and has_rescales and min(side.source.rescales)[0] > 0 and not mosaic
+    return side.window is not None and has_rescales and min(side.source.rescales)[0] > 0 and not is_mosaic(side.header)
 
 
 def _blending(result: Result, sides: Sequence[Side], registration: Dataset | None) -> Dataset:

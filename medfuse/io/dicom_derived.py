@@ -27,6 +27,7 @@ from medfuse.io.dicom_options import IS_MAX, DicomOptions
 from medfuse.io.dicom_provenance import carry, describe_origin, series_description
 from medfuse.io.dicom_series import FUSED
 from medfuse.io.dicom_uids import Uids
+from medfuse.io.sidecar import MAKER
 from medfuse.volume import Modality, Volume
 
 PATIENT_AND_STUDY = (
@@ -90,8 +91,8 @@ class Result:
             "series_description": series_description(self.volume, self.options.series_description),
             "sop_instance_uid": self.sop_instance_uid(1),
             "instance_number": 1,
-            "manufacturer": "medfuse",
-            "manufacturer_model_name": "medfuse",
+            "manufacturer": MAKER,
+            "manufacturer_model_name": MAKER,
             "software_versions": __version__,
             "transfer_syntax_uid": ExplicitVRLittleEndian,
         }

@@ -216,6 +216,11 @@ def moment_of(date: str, time: str) -> datetime | None:
     return None if day is None or clock is None else datetime.combine(day, clock)
 
 
+def frames_in(header: Dataset) -> int:
+    """How many frames an image has, at least 1."""
+    return max(1, count(header, "NumberOfFrames", 1))
+
+
 def count(header: Dataset, keyword: str, default: int = 0) -> int:
     """An attribute as a whole number; `default` where it is absent or is not one."""
     try:

@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ParametricMapStorage
 
-from medfuse.io.dicom_derived import UNPAIRED, Result, decimal, describe, frame_anatomies, save, side
+from medfuse.io.dicom_derived import UNPAIRED, Result, decimal, describe, frame_anatomies, save, side, update
 from medfuse.io.dicom_header import word
 from medfuse.io.dicom_multiframe import FILE, frames_of, set_frames
 from medfuse.io.dicom_provenance import code_item
@@ -89,8 +89,7 @@ def _meaning(volume: Volume, frame_type: list[str]) -> Dataset:
     anatomy.FrameLaterality = _laterality(header)
     identity.RescaleIntercept, identity.RescaleSlope, identity.RescaleType = 0, 1, "US"  # US: unspecified
     fused = {"WindowCenter": decimal(0.5), "WindowWidth": decimal(1)}
-    for keyword, value in (fused if volume.modality is Modality.FUSED else robust_window(volume.array)).items():
-        setattr(window, keyword, value)
+    update(window, fused if volume.modality is Modality.FUSED else robust_window(volume.array))
     window.VOILUTFunction = "LINEAR_EXACT"
     shared.ParametricMapFrameTypeSequence = [kind]
     shared.FrameAnatomySequence = [anatomy]

@@ -6,7 +6,7 @@ from pydicom import Dataset
 from pydicom.pixels.utils import get_expected_length
 
 from medfuse.errors import MissingAttribute, UnreadableFile
-from medfuse.io.dicom_header import count, word
+from medfuse.io.dicom_header import count, frames_in, word
 
 #: Bits that a stored value may take; a bit alone is no scan, and of others no reader knows the layout.
 ALLOCATED = (8, 16, 32, 64)
@@ -60,7 +60,7 @@ def check_length(dataset: Dataset, name: str) -> None:
     if found is None or dataset.file_meta.TransferSyntaxUID.is_compressed:
         return
     expected = get_expected_length(dataset, "bytes")
-    a_row = expected // max(1, count(dataset, "Rows") * max(1, count(dataset, "NumberOfFrames", 1)))
+    a_row = expected // max(1, count(dataset, "Rows") * frames_in(dataset))
     if len(found) >= expected + max(2, a_row):
         raise UnreadableFile(
             f"expected {expected} bytes of pixels in {name}, as its Rows, Columns, frames and bits say, found "

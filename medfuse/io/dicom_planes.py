@@ -16,7 +16,7 @@ from pydicom import Dataset
 
 from medfuse.errors import GeometryError, MissingAttribute, UnreadableFile, UnsupportedImage
 from medfuse.grid import ORTHOGONAL_TOLERANCE
-from medfuse.io.dicom_header import count, numbers
+from medfuse.io.dicom_header import count, frames_in, numbers
 from medfuse.io.limits import check_voxels
 
 #: Largest deviation of a direction cosine vector's length from 1; rounding to two decimals stays below.
@@ -106,7 +106,7 @@ def size_of(header: Dataset, name: str) -> tuple[tuple[int, int], int]:
         UnsupportedImage: There are too many voxels.
     """
     shape = count(header, "Rows"), count(header, "Columns")
-    frames = max(1, count(header, "NumberOfFrames", 1))
+    frames = frames_in(header)
     if min(shape) < 1:
         raise MissingAttribute(f"expected Rows and Columns in {name}, found none", "Export the series again")
     check_voxels((frames, *shape), name)

@@ -20,6 +20,7 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, validate_value
 from medfuse._version import __version__
 from medfuse.io.dicom_header import word, words
 from medfuse.io.dicom_uids import all_sources
+from medfuse.io.sidecar import MAKER
 from medfuse.volume import Modality, Source, Step, Volume, parameters_of
 
 #: Ends every series description.
@@ -350,7 +351,7 @@ def _scanners(headers: Iterable[Dataset]) -> Iterator[Dataset]:
 def _processor(history: Iterable[Step]) -> Dataset:
     """Medfuse itself, with the method and the weights that fused (PS3.3 section C.12.1)."""
     item = Dataset()
-    item.Manufacturer = item.ManufacturerModelName = "medfuse"
+    item.Manufacturer = item.ManufacturerModelName = MAKER
     item.SoftwareVersions = __version__
     fused = parameters_of(history, "fuse")
     told = {"method": fused.get("method"), "weights SHA-256": fused.get("weights_sha256")}

@@ -11,9 +11,8 @@ from pydicom import Dataset
 from medfuse.errors import UnsupportedImage
 from medfuse.io.dicom_header import word
 from medfuse.io.dicom_planes import Plane
-from medfuse.io.dicom_straighten import AIR_HU
 from medfuse.io.samples import LARGEST_WHOLE
-from medfuse.volume import Unit
+from medfuse.volume import AIR_HU, Unit
 
 #: The lowest HU of a 12-bit CT. What lies below is no tissue: makers mark what is outside the field of view so.
 LOWEST_HU = -1024.0

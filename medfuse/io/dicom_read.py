@@ -17,18 +17,19 @@ from pydicom.valuerep import DT
 
 from medfuse.errors import InputError, MedfuseWarning, SeriesError, UnreadableFile, UnsupportedImage
 from medfuse.io.decoding import Decoder, Request, is_decodable
-from medfuse.io.dicom_header import count, damage_in, leniently, read_dataset, word, words
+from medfuse.io.dicom_header import count, damage_in, frames_in, leniently, read_dataset, word, words
 from medfuse.io.dicom_parts import Part, listed, parts_of, planes_in
 from medfuse.io.dicom_pixels import check_bits, check_length
 from medfuse.io.dicom_planes import Plane, group
 from medfuse.io.dicom_range import within_range
 from medfuse.io.dicom_series import Series
 from medfuse.io.dicom_stack import Stack, stack
-from medfuse.io.dicom_straighten import AIR_HU, straighten
+from medfuse.io.dicom_straighten import straighten
 from medfuse.io.dicom_suv import SuvFactor, corrected_to, suv_factor
 from medfuse.io.dicom_values import COLORS, linear, rescaled, slope_and_intercept, to_rgb, unit_of
 from medfuse.io.limits import check_voxels
-from medfuse.volume import Modality, Source, Step, Unit, Volume
+from medfuse.io.samples import replace_nan
+from medfuse.volume import Modality, Source, Step, Unit, Volume, value_outside
 
 #: Transfer syntaxes that only lossy compression has.
 LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
@@ -176,7 +177,7 @@ def _suv(
     headers: Sequence[Dataset], modality: Modality, unit: Unit, wanted: str | None
 ) -> tuple[Unit, SuvFactor | None, list[str]]:
     """The unit that values will have, what makes SUV of the stored ones, and why nothing does, where one wonders."""
-    functional = modality in (Modality.PT, Modality.NM) and unit is not Unit.RGB
+    functional = modality.is_functional and unit is not Unit.RGB
     if wanted == "native" or (wanted is None and not (functional and word(headers[0], "Modality") == "PT")):
         return unit, None, []
     stated = any(word(header, "Units") for header in headers)
@@ -282,6 +283,7 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
     Raises:
         InputError: As `plan`; UnreadableFile also where pixel data is damaged or cut short.
     """
+    reading = reading or Reading()
     planned = plan(series, reading)
     stacked, color = planned.stack, planned.unit is Unit.RGB
     shape = (len(stacked.planes), *stacked.planes[0].shape)
@@ -307,7 +309,7 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
                 if instance[1] and instance not in instances:
                     instances[instance] = linear(used[path], planned.stored_unit)
                     numbers = sorted({plane.frame + 1 for plane in used[path]})
-                    is_part = len(numbers) < count(dataset, "NumberOfFrames", 1)
+                    is_part = len(numbers) < frames_in(dataset)
                     frames[instance] = tuple(numbers) if is_part else ()
                 caught.update(keyword for keyword, value in CATCHING.items() if word(dataset, keyword) == value)
                 if word(dataset.file_meta, "TransferSyntaxUID") in LOSSY:  # whatever the file says
@@ -326,14 +328,12 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
             "files": len({plane.path for plane in stacked.planes}),
             "modality_from": planned.modality_from,
             **planned.parameters,
-            **({"fill_nan": reading.fill_nan} if reading is not None and reading.fill_nan is not None else {}),
+            **replace_nan(array, reading.fill_nan),
         },
     )
     for message in planned.warnings:
         warnings.warn(message, MedfuseWarning, stacklevel=4)  # at the caller of `medfuse.read`
     history: tuple[Step, ...] = (step,)
-    if reading is not None and reading.fill_nan is not None and not color:
-        array[~np.isfinite(array)] = reading.fill_nan
     if planned.suv:
         array *= np.float32(planned.suv.factor)
         suv = {"factor": planned.suv.factor, "how": planned.suv.how, "from": planned.stored_unit.value}
@@ -355,7 +355,7 @@ def read_series(series: Series, reading: Reading | None = None) -> Volume:
 
 def _straightened(array: NDArray[np.generic], stacked: Stack, unit: Unit) -> tuple[NDArray[np.generic], Step]:
     """The slices on the stack's grid, and what was done to them."""
-    outside = AIR_HU if unit is Unit.HU else min(0.0, float(array.min()))
+    outside = value_outside(array, unit)
     positions_mm = [plane.position_mm for plane in stacked.planes]
     straight = straighten(array, positions_mm, stacked.grid, outside)
     parameters = {
@@ -376,7 +376,7 @@ def _request(planes: Sequence[Plane]) -> Request:
         tuple(index for index, _ in groupby(planes, key=lambda plane: plane.frame)),
         word(header.file_meta, "TransferSyntaxUID"),
         (count(header, "Rows"), count(header, "Columns")),
-        max(1, count(header, "NumberOfFrames", 1)),
+        frames_in(header),
     )
 
 
@@ -427,7 +427,7 @@ def _header_of(dataset: Dataset) -> Dataset:
     for keyword in PIXELS:
         if keyword in dataset:
             del dataset[keyword]
-    for tag in [tag for tag in list(dataset._dict) if 0x6000 <= tag.group <= 0x60FF]:
+    for tag in [tag for tag in list(dataset.keys()) if 0x6000 <= tag.group <= 0x60FF]:
         del dataset[tag]
     dataset.remove_private_tags()
     return dataset

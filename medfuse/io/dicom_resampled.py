@@ -22,10 +22,11 @@ from medfuse.io.dicom_parametric_map import write_parametric_map
 from medfuse.io.dicom_provenance import carry
 from medfuse.io.dicom_slices import Storage, robust_window, save_slices, write_slices
 from medfuse.io.dicom_uids import Uids
+from medfuse.io.dicom_values import PET_UNITS
 from medfuse.volume import Modality, Source, Unit, Volume
 
-#: Units (0054,1001) of what medfuse reads as these (PS3.3 section C.8.9.1.1.3).
-PET_UNITS = {Unit.SUV: "GML", Unit.BQML: "BQML", Unit.COUNTS: "CNTS"}
+#: Units (0054,1001) of what medfuse reads as these.
+UNITS = {unit: stated for stated, unit in PET_UNITS.items()}
 PET_ACQUISITION = (
     *("CountsSource", "CorrectedImage", "RandomsCorrectionMethod", "AttenuationCorrectionMethod"),
     *("ScatterCorrectionMethod", "DecayCorrection", "ReconstructionMethod", "CollimatorType"),
@@ -103,7 +104,7 @@ def _pet(result: Result, header: Dataset) -> Dataset:
     for item in dataset.RadiopharmaceuticalInformationSequence:
         item.setdefault("RadionuclideCodeSequence", [])
     _time(dataset, header)
-    dataset.Units = PET_UNITS.get(volume.unit) or word(header, "Units") or "PROPCNTS"
+    dataset.Units = UNITS.get(volume.unit) or word(header, "Units") or "PROPCNTS"
     if dataset.Units == "GML":  # of which weight, lean mass or surface; without a word it would be the first
         dataset.SUVType = "BW" if volume.unit is Unit.SUV else word(header, "SUVType")
     static = "STATIC" if words(header, "SeriesType")[:1] == ("STATIC",) else "WHOLE BODY"

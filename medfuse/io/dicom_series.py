@@ -13,9 +13,10 @@ from pathlib import Path
 from pydicom import Dataset, uid
 
 from medfuse.errors import MedfuseError, SeriesError, UnreadableFile
-from medfuse.io.dicom_header import count, leniently, read_header, word, words
+from medfuse.io.dicom_header import count, frames_in, leniently, read_header, word, words
+from medfuse.io.dicom_mosaic import is_mosaic
 from medfuse.io.dicom_strays import is_copy, remarks
-from medfuse.io.sidecar import to_modality
+from medfuse.io.sidecar import MAKER, to_modality
 from medfuse.volume import Modality
 
 #: SOP classes that are scans, and the modality that a class alone implies. All others are left out.
@@ -44,8 +45,6 @@ DAMAGED, CLOSED = "damaged DICOM file", "file that cannot be opened"
 LOCALIZER, COPY = "localizer (scout) image", "copy of an image that is there already"
 #: What medfuse writes in Image Type, or as Content Label of a Parametric Map, of what it fused.
 FUSED = "FUSED"
-#: What tells that medfuse made an image: it is its manufacturer, or is among those who contributed to it.
-MAKER = "medfuse"
 #: What an image cannot do without.
 NEEDED = ("SOPClassUID", "SeriesInstanceUID", "Rows")
 
@@ -79,12 +78,12 @@ class Series:
     @property
     def images(self) -> int:
         """Number of images, frames counted."""
-        return sum(max(1, count(header, "NumberOfFrames", 1)) for _, header in self.files)
+        return sum(frames_in(header) for _, header in self.files)
 
     @property
     def may_be_volume(self) -> bool:
         """Whether there is more than one 2-D image: several files or frames, or a mosaic."""
-        return self.images > 1 or "MOSAIC" in words(self.header, "ImageType")
+        return self.images > 1 or is_mosaic(self.header)
 
     @property
     def modality(self) -> Modality:

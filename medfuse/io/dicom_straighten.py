@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from medfuse.errors import UnsupportedImage
 from medfuse.grid import Grid
 
-#: What lies outside a CT's slices: air, in HU.
-AIR_HU = -1000.0
-
 
 def straighten(
     slices: NDArray[np.generic], positions_mm: Sequence[NDArray[np.float64]], grid: Grid, outside: float

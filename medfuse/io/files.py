@@ -104,23 +104,20 @@ def _in_units(volume: Volume, units: str | None) -> Volume:
     return volume
 
 
-def inspect(path: Path | str, *, modality: Modality | str | None = None) -> Inspection:
+def inspect(path: Path | str) -> Inspection:
     """Tell what a path holds and what of it can be used, from headers alone.
 
     Args:
         path: As for `read`.
-        modality: As for `read`.
 
     Raises:
         UnreadableFile: Nothing is there, or an archive is damaged.
-        ValueError: `modality` is not a modality.
     """
-    wanted = None if modality is None else to_modality(modality)
     with unpacked(_existing(path)) as place:
         found = scan(_files(place))
         volumes = _volumes(found)
-        infos = [info for one in found.series for info in inspect_series(one, wanted)]
-        infos += [inspect_file(file, format, wanted) for file, format in volumes]
+        infos = [info for one in found.series for info in inspect_series(one)]
+        infos += [inspect_file(file, format) for file, format in volumes]
         return Inspection(tuple(infos), (*found.list_left_out(), *_list_unknown(found, volumes)))
 
 

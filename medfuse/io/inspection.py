@@ -17,9 +17,9 @@ from medfuse.io import itk_files
 from medfuse.io.dicom_header import count, damage_in, leniently, read_dataset, word, words
 from medfuse.io.dicom_parts import Part
 from medfuse.io.dicom_read import Reading, parts, plan
-from medfuse.io.dicom_series import MAKER, Series
+from medfuse.io.dicom_series import Series
 from medfuse.io.nifti import read_nifti_header
-from medfuse.io.sidecar import meaning_of
+from medfuse.io.sidecar import MAKER, meaning_of
 from medfuse.volume import Modality, Unit
 
 
@@ -116,7 +116,7 @@ def _of_grid(grid: Grid) -> dict[str, Any]:
 
 
 @leniently()
-def inspect_series(series: Series, modality: Modality | None = None) -> list[SeriesInfo]:
+def inspect_series(series: Series) -> list[SeriesInfo]:
     """What a DICOM series is, or each of the volumes that it holds, and whether and why not it can be used."""
     header = series.header
     known = SeriesInfo(
@@ -125,7 +125,7 @@ def inspect_series(series: Series, modality: Modality | None = None) -> list[Ser
         uid=series.uid,
         number=series.number,
         description=_described(header) or None,
-        modality=(modality or series.modality).value,
+        modality=series.modality.value,
         shape=(series.images, count(header, "Rows"), count(header, "Columns")),
         frame_of_reference=word(header, "FrameOfReferenceUID") or None,
         by_medfuse=_is_made_here(series),
@@ -135,10 +135,9 @@ def inspect_series(series: Series, modality: Modality | None = None) -> list[Ser
     except MedfuseError as error:
         return [replace(known, usable=False, reason=str(error))]
     if len(found) == 1:
-        return [_of_part(series, found, 1, known, modality)]
+        return [_of_part(series, found, 1, known)]
     return [
-        _of_part(series, found, n, replace(known, part=n, label=part.label), modality)
-        for n, part in enumerate(found, start=1)
+        _of_part(series, found, n, replace(known, part=n, label=part.label)) for n, part in enumerate(found, start=1)
     ]
 
 
@@ -166,7 +165,7 @@ def _described(header: Dataset) -> str:
     return text
 
 
-def _of_part(series: Series, found: Sequence[Part], n: int, known: SeriesInfo, modality: Modality | None) -> SeriesInfo:
+def _of_part(series: Series, found: Sequence[Part], n: int, known: SeriesInfo) -> SeriesInfo:
     """What volume n of a series, from 1, is; of several time points, the first."""
     part = found[n - 1]
     several = len(part.frames) > 1
@@ -178,7 +177,7 @@ def _of_part(series: Series, found: Sequence[Part], n: int, known: SeriesInfo, m
         frames=part.labels if several else (),
     )
     try:
-        planned = plan(replace(series, part=n), Reading(modality, frame=1 if several else None), found)
+        planned = plan(replace(series, part=n), Reading(frame=1 if several else None), found)
     except MedfuseError as error:
         return replace(known, usable=False, reason=str(error))
     factor = planned.suv.factor if planned.suv else None
@@ -186,11 +185,11 @@ def _of_part(series: Series, found: Sequence[Part], n: int, known: SeriesInfo, m
     return replace(known, **_of_grid(planned.stack.grid))
 
 
-def inspect_file(path: Path, format: str, modality: Modality | None = None) -> SeriesInfo:
+def inspect_file(path: Path, format: str) -> SeriesInfo:
     """What a NIfTI, NRRD or MetaImage file is, and whether and why not it can be used."""
     known: dict[str, Any] = {"format": format, "files": 1, "name": path.name}
     try:
-        meaning = meaning_of(path, modality)
+        meaning = meaning_of(path)
         known["modality"] = meaning.modality.value
         header = read_nifti_header(path) if format == "nifti" else itk_files.read_itk_header(path, format)
     except MedfuseError as error:

@@ -17,7 +17,7 @@ from medfuse.errors import MissingAttribute, OutputError, UnreadableFile, Unsupp
 from medfuse.grid import Grid
 from medfuse.io.deflate import MAX_RATIO, inflated
 from medfuse.io.limits import check_voxels
-from medfuse.io.samples import from_stored, to_float32
+from medfuse.io.samples import from_stored, replace_nan, to_float32
 from medfuse.io.sidecar import meaning_of
 from medfuse.itk import itk_path, to_grid, to_image
 from medfuse.process import shared
@@ -139,10 +139,9 @@ def read_itk(path: Path, format: str, modality: Modality | None = None, fill_nan
         if checksum not in (None, zlib.crc32(stored), zlib.crc32(stored.byteswap())):
             raise zlib.error("other bytes than were packed")
     array = stored.astype(np.uint8) if header.is_color else from_stored(stored, path.name)
-    if fill_nan is not None and not header.is_color:
-        np.nan_to_num(array, copy=False, nan=fill_nan, posinf=fill_nan, neginf=fill_nan)
     meaning = meaning_of(path, modality)
-    step = Step("read", {"format": format, "files": 1, "modality_from": meaning.modality_from, "fill_nan": fill_nan})
+    parameters = {"format": format, "files": 1, "modality_from": meaning.modality_from}
+    step = Step("read", parameters | replace_nan(array, fill_nan))
     unit = Unit.RGB if header.is_color else meaning.unit
     return Volume(array, header.grid, meaning.modality, unit, Source(format), (*meaning.history, step))
 

@@ -37,7 +37,7 @@ from medfuse.grid import Grid
 from medfuse.io import limits
 from medfuse.io.deflate import MAX_RATIO
 from medfuse.io.limits import check_unpacked, check_voxels
-from medfuse.io.samples import from_stored, to_float32
+from medfuse.io.samples import from_stored, replace_nan, to_float32
 from medfuse.io.sidecar import meaning_of
 from medfuse.process import Setting
 from medfuse.volume import Modality, Source, Step, Unit, Volume
@@ -110,9 +110,7 @@ def image_beside(path: Path) -> Path:
     start = start_of(path)
     if not any(start[at : at + 4] == magic for magic, at in _PAIRS.items()):
         return path
-    stem = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
-    names = {(Path(stem).stem + end).lower() for end in (".img", ".img.gz")}
-    found = sorted(other for other in path.parent.iterdir() if other.name.lower() in names and other.is_file())
+    found = _named_alike(path, ".img")
     if len(found) != 1:
         raise UnreadableFile(
             f"expected the voxels of {path.name} in one .img file beside it, found {len(found)} such files",
@@ -125,10 +123,15 @@ def header_beside(path: Path) -> Path:
     """The .hdr or .hdr.gz that belongs to the .img of a pair; any other path is given back as it is."""
     if not path.name.lower().endswith((".img", ".img.gz")) or looks_like_nifti(start_of(path)):
         return path
-    stem = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
-    names = {(Path(stem).stem + end).lower() for end in (".hdr", ".hdr.gz")}
-    found = sorted(other for other in path.parent.iterdir() if other.name.lower() in names and other.is_file())
+    found = _named_alike(path, ".hdr")
     return found[0] if len(found) == 1 and looks_like_nifti(start_of(found[0])) else path
+
+
+def _named_alike(path: Path, suffix: str) -> list[Path]:
+    """The files beside one that have its name, in any case, with another suffix, gzipped or not."""
+    stem = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    names = {(Path(stem).stem + end).lower() for end in (suffix, f"{suffix}.gz")}
+    return sorted(other for other in path.parent.iterdir() if other.name.lower() in names and other.is_file())
 
 
 def read_nifti_header(path: Path) -> NiftiHeader:
@@ -183,11 +186,9 @@ def read_nifti(
             ) from error
     for message in header.warnings:
         warnings.warn(f"{path.name}: {message}", MedfuseWarning, stacklevel=3)
-    if fill_nan is not None and not header.is_color:
-        np.nan_to_num(array, copy=False, nan=fill_nan, posinf=fill_nan, neginf=fill_nan)
     meaning = meaning_of(path, modality)
-    parameters = {"format": "nifti", "files": 1, "modality_from": meaning.modality_from, "fill_nan": fill_nan}
-    parameters |= {"position_from": header.position_from}
+    parameters = {"format": "nifti", "files": 1, "modality_from": meaning.modality_from}
+    parameters |= {**replace_nan(array, fill_nan), "position_from": header.position_from}
     parameters |= {"frame": frame, "frames": len(header.frames)} if header.frames else {}
     parameters |= {"warnings": list(header.warnings)} if header.warnings else {}
     unit = Unit.RGB if header.is_color else meaning.unit

@@ -35,6 +35,18 @@ def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
     return array.astype(np.float32, copy=False)
 
 
+def replace_nan(array: NDArray[Any], value: float | None) -> dict[str, float]:
+    """Put a value in place of NaN and infinity, in the array itself; None leaves them, for the volume to refuse.
+
+    Returns:
+        What the history is to say of it: nothing where no value was given.
+    """
+    if value is None:
+        return {}
+    array[~np.isfinite(array)] = value
+    return {"fill_nan": value}
+
+
 def from_stored(array: NDArray[Any], name: str) -> NDArray[np.float32]:
     """The numbers of a file as contiguous float32; what overflows becomes infinite, for the volume to refuse.
 

@@ -17,7 +17,9 @@ from medfuse._version import __version__
 from medfuse.errors import UnreadableFile
 from medfuse.volume import Modality, Step, Unit, Volume, parameters_of
 
-SOFTWARE = "medfuse"
+#: What tells that medfuse made an image: the software of a sidecar, the manufacturer in DICOM, where it may also be
+#: among those who contributed.
+MAKER = "medfuse"
 NOT_FOR_DIAGNOSIS = "Derived by software from two scans. Not for diagnostic use."
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -139,7 +141,7 @@ def _read_notes(path: Path) -> Mapping[str, Any]:
 
 def _history(notes: Mapping[str, Any]) -> tuple[Step, ...]:
     """The steps in a sidecar that medfuse wrote."""
-    if notes.get("Software") != SOFTWARE:
+    if notes.get("Software") != MAKER:
         return ()
     steps = notes.get("History")
     return tuple(
@@ -163,7 +165,7 @@ def to_json(volume: Volume) -> str:
     notes: dict[str, Any] = {
         "Modality": volume.modality.value,
         "Units": volume.unit.value,
-        "Software": SOFTWARE,
+        "Software": MAKER,
         "SoftwareVersion": __version__,
     }
     if volume.modality is Modality.FUSED:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    AdvancedBlendingPresentationStateStorage,
+    AllTransferSyntaxes,
+    DeflatedExplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    ParametricMapStorage,
+)
 
 from medfuse.errors import InputError, NetworkError, OutputError, one_line
 from medfuse.io.dicom_header import damage_in, word, words
@@ -30,7 +36,7 @@ MATCHES = {"study": "StudyInstanceUID", "accession": "AccessionNumber", "patient
 #: What is asked for of every study.
 RETURNED = ("StudyInstanceUID", "StudyDate", "ModalitiesInStudy", "NumberOfStudyRelatedInstances")
 #: Kinds of objects that we write and that pynetdicom's list of usual ones lacks.
-ALSO_TAKEN = ("1.2.840.10008.5.1.4.1.1.11.8", "1.2.840.10008.5.1.4.1.1.30")
+ALSO_TAKEN = (AdvancedBlendingPresentationStateStorage, ParametricMapStorage)
 #: What names an instance in a query, each level below the one before (PS3.4 table C.6.2-1).
 _UNIQUE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 #: Statuses (PS3.4 sections B.2.3 and C.4.2.1.5).

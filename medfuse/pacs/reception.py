@@ -25,6 +25,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from medfuse.errors import OutputError, one_line
+from medfuse.io.sidecar import MAKER
 from medfuse.pacs.monitor import Counts
 from medfuse.pacs.network import take_every_kind, whole_file
 from medfuse.pacs.queue import Queue
@@ -190,7 +191,7 @@ class Reception:
         if (read.get(_SOP_CLASS), instance) != (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID):
             log.warning("instance refused: it is not what was announced")
             return MISMATCH, "mismatch"
-        if read.get(_MANUFACTURER) == read.get(_MODEL) == "medfuse" or self.queue.is_ours(instance):
+        if read.get(_MANUFACTURER) == read.get(_MODEL) == MAKER or self.queue.is_ours(instance):
             return SUCCESS, "our own"
         pieces = whole_file(event)
         size, file = sum(map(len, pieces)), self.spool.write(pieces)

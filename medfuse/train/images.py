@@ -15,7 +15,6 @@ from medfuse.errors import InputError
 from medfuse.fusion.display import display_of
 from medfuse.io.pictures import SUFFIXES, is_picture, read_picture
 from medfuse.train.config import PairSet
-from medfuse.volume import Modality
 
 #: A slice whose luminances lie closer together than this shows nothing, and is left out.
 LEAST_CONTRAST = 0.1
@@ -172,7 +171,7 @@ def _planes(path: Path) -> Iterator[Tensor]:
     from medfuse.io.files import read  # the libraries of volumes, which pictures do without
 
     volume = read(path)
-    display = display_of(volume, functional=volume.modality in (Modality.PT, Modality.NM))
+    display = display_of(volume, functional=volume.modality.is_functional)
     for values in volume.array:
         luminance, _ = display.show(values[None])
         if np.ptp(luminance) >= LEAST_CONTRAST:
