@@ -72,7 +72,7 @@ def test_finds_a_known_deformation(
 def test_bends_where_a_small_scan_lies_in_a_large_one(
     head: HeadScans, bending: sitk.Transform, bent_mr: Volume
 ) -> None:
-    start = Transform(np.linalg.inv(head.mr_from_ct))
+    start = Transform(np.linalg.inv(head.mr_from_pet))
     truth = Warp(start, sitk.CompositeTransform([start.to_itk(), bending]))
     first, last = (np.array(head.ct.grid.shape) * share // 16 for share in (2, 9))
     index = head.ct.grid.lps_from_index.copy()
@@ -90,7 +90,7 @@ def test_bends_where_a_small_scan_lies_in_a_large_one(
 
 
 def test_leaves_alone_what_fits(head: HeadScans) -> None:
-    start = Transform(np.linalg.inv(head.mr_from_ct))
+    start = Transform(np.linalg.inv(head.mr_from_pet))
     found = deform(comparable(head.mr), comparable(head.ct), start)
     assert median_mm(found, start, head.mr) < 0.4
     again = deform(comparable(head.mr), comparable(head.ct), start)

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from pydicom.pixels import convert_color_space
 
-from medfuse.color import rgb_from_ycbcr, rgb_with_luminance, room_for_color, ycbcr_from_rgb
+from medfuse.color import rgb_with_luminance, room_for_color, ycbcr_from_rgb
 
 colors = arrays.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.just(3)))
 
@@ -45,15 +45,9 @@ def test_pydicom_takes_it_back(rgb: np.ndarray) -> None:
 
 
 @given(colors)
-def test_there_and_back_is_the_same_colour(rgb: np.ndarray) -> None:
-    ycbcr = ycbcr_from_rgb(rgb)
-    assert ycbcr.dtype == np.float32
-    np.testing.assert_array_equal(rgb_from_ycbcr(ycbcr), rgb)
-
-
-@given(colors)
 def test_ranges(rgb: np.ndarray) -> None:
     ycbcr = ycbcr_from_rgb(rgb)
+    assert ycbcr.dtype == np.float32
     assert ycbcr[..., 0].min() >= -1e-6
     assert ycbcr[..., 0].max() <= 1 + 1e-6
     assert np.abs(ycbcr[..., 1:]).max() <= 0.5 + 1e-6
@@ -71,11 +65,6 @@ def test_primaries_by_hand() -> None:
     assert_allclose(ycbcr[:, 0], (0.299, 0.587, 0.114), atol=1e-6)
     assert_allclose(ycbcr[0, 2], 0.5, atol=1e-6)  # red: Cr at its end
     assert_allclose(ycbcr[2, 1], 0.5, atol=1e-6)  # blue: Cb at its end
-
-
-def test_what_no_screen_shows_is_clipped() -> None:
-    beyond = np.array([[1, 0.5, 0.5], [0, -0.5, -0.5], [1.5, 0, 0]], np.float32)
-    assert rgb_from_ycbcr(beyond).tolist() == [[255, 120, 255], [0, 135, 0], [255, 255, 255]]
 
 
 @given(colors, st.floats(0, 1, width=32))

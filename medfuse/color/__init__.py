@@ -2,7 +2,7 @@
 
 from medfuse.color.palette import PALETTES, apply_palette, ycbcr_of_palette
 from medfuse.color.window import CT_WINDOWS, Percentiles, Window, parse_window
-from medfuse.color.ycbcr import rgb_from_ycbcr, rgb_with_luminance, room_for_color, ycbcr_from_rgb
+from medfuse.color.ycbcr import rgb_with_luminance, room_for_color, ycbcr_from_rgb
 
 __all__ = [
     "CT_WINDOWS",
@@ -11,7 +11,6 @@ __all__ = [
     "Window",
     "apply_palette",
     "parse_window",
-    "rgb_from_ycbcr",
     "rgb_with_luminance",
     "room_for_color",
     "ycbcr_from_rgb",

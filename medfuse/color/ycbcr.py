@@ -26,17 +26,12 @@ def ycbcr_from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(scaled @ YCBCR_FROM_RGB.T.astype(np.float32))
 
 
-def rgb_from_ycbcr(ycbcr: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """YCbCr (…, 3), as `ycbcr_from_rgb` returns it, to RGB (…, 3) uint8, rounded and clipped to 0-255."""
-    return _to_bytes(np.array(ycbcr.astype(np.float32, copy=False) @ RGB_FROM_YCBCR.T.astype(np.float32)))
-
-
 def rgb_with_luminance(luminance: NDArray[np.float32], chroma: NDArray[np.float32]) -> NDArray[np.uint8]:
     """RGB (…, 3) uint8 of Y (…) in [0, 1] and of Cb and Cr (…, 2), the colour paled where it does not fit.
 
-    A colour as strong as a dark pixel's may not exist as light as it is to become. Cutting R, G and B off, as
-    `rgb_from_ycbcr` does, would turn its hue, by up to 44° on real PET, and miss the luminance. Here Cb and Cr are
-    scaled down together until R, G and B are in range: luminance and hue stay, and the colour gets paler.
+    A colour as strong as a dark pixel's may not exist as light as it is to become. Cutting R, G and B off would turn
+    its hue, by up to 44° on real PET, and miss the luminance. Here Cb and Cr are scaled down together until R, G and B
+    are in range: luminance and hue stay, and the colour gets paler.
 
     >>> rgb_with_luminance(np.float32([0.5]), np.zeros((1, 2), np.float32)).tolist()
     [[128, 128, 128]]

@@ -94,7 +94,7 @@ class HeadScans:
         ct: CT in HU, gently tilted; of one frame of reference with the PET.
         mr: T1-weighted MR, double oblique, of another frame of reference.
         pet: FDG PET in SUV, axial.
-        mr_from_pet: (4, 4) matrix from LPS mm of the PET's world to the same tissue in the MR's.
+        mr_from_pet: (4, 4) matrix from LPS mm of the PET's and CT's world to the same tissue in the MR's.
         head_from_mr: (4, 4) matrix from LPS mm of the MR's world to the coordinates of `anatomy`.
     """
 
@@ -103,11 +103,6 @@ class HeadScans:
     pet: Volume
     mr_from_pet: Matrix
     head_from_mr: Matrix
-
-    @property
-    def mr_from_ct(self) -> Matrix:
-        """(4, 4) matrix from LPS mm of the CT's world to the same tissue in the MR's: that of the PET, by design."""
-        return self.mr_from_pet
 
     @property
     def head_from_pet(self) -> Matrix:
