@@ -174,18 +174,18 @@ def _norms_by_eigenvalues(matrices: Tensor) -> Tensor:
     return norms
 
 
-def _norms_by_products(matrices: Tensor, smallest: float = 1e-8) -> Tensor:
+def _norms_by_products(matrices: Tensor) -> Tensor:
     """Nuclear norms, (n, H, W) to (n,), by products of matrices alone, in float64: what a GPU does fastest.
 
     The nuclear norm is the inner product of A with its polar factor, to which the iteration of Newton and Schulz takes
     A: X becomes ρX(3 - ρ²XᵀX)/2. With all singular values of X between l and 1, ρ² = 3 / (1 + l + l²) makes the lowest
     of them as large as it can be (the scaling of Chen and Chow, Argonne National Laboratory preprint MCS-P5059-0114,
-    2014): p(l) = p(1). Singular values below `smallest` of the Frobenius norm may count too little, up to not at all:
+    2014): p(l) = p(1). Singular values below 1e-8 of the Frobenius norm may count too little, up to not at all:
     together min(H, W) times that much at most, on features 1e-8 of the result.
     """
     exact = _flat(matrices).double()
     x = exact / torch.linalg.matrix_norm(exact, keepdim=True).clamp(min=torch.finfo(exact.dtype).tiny)
-    lowest = smallest
+    lowest = 1e-8
     while lowest < 1 - 1e-7:
         scale = (3 / (1 + lowest + lowest**2)) ** 0.5
         x = torch.baddbmm(x, x @ x.mT, x, beta=1.5 * scale, alpha=-0.5 * scale**3)

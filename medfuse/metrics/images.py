@@ -52,10 +52,10 @@ def to_eight_bits(*images: Tensor, smallest: int = 1) -> tuple[Tensor, ...]:
     return tuple(levels.round() for levels in to_levels(*images, smallest=smallest))
 
 
-def divide(numerator: Tensor, denominator: Tensor, otherwise: float = 0.0) -> Tensor:
-    """The quotient, and `otherwise` wherever the denominator is not above 0: no measure is ever NaN."""
+def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient, and 0 wherever the denominator is not above 0: no measure is ever NaN."""
     usable = denominator > 0
-    return torch.where(usable, numerator / torch.where(usable, denominator, 1), otherwise)
+    return torch.where(usable, numerator / torch.where(usable, denominator, 1), 0.0)
 
 
 def precision(image: Tensor) -> torch.dtype:

@@ -35,11 +35,10 @@ class Engines:
     Args:
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         threads: As for `medfuse.Engine`; of the registration, too.
-        memory_mib: As for `medfuse.Engine`.
     """
 
-    def __init__(self, device: str = "auto", threads: int | None = None, memory_mib: int | None = None) -> None:
-        self.device, self.threads, self.memory_mib = device, threads, memory_mib
+    def __init__(self, device: str = "auto", threads: int | None = None) -> None:
+        self.device, self.threads = device, threads
         self._made: dict[tuple[Any, ...], Engine] = {}
 
     def __call__(self, fusion: Fusion) -> Engine:
@@ -58,8 +57,7 @@ class Engines:
         return self._made[key]
 
     def _make(self, method: str, strategy: str | None, weights: Path | None, precision: str) -> Engine:
-        options = {"threads": self.threads, "memory_mib": self.memory_mib}
-        return Engine(method, strategy, self.device, weights, precision=precision, **options)
+        return Engine(method, strategy, self.device, weights, threads=self.threads, precision=precision)
 
 
 @dataclass(frozen=True)
