@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from medfuse.cli.console import progress_bars, usage_errors
-from medfuse.cli.options import Overwrite
+from medfuse.cli.options import Device, Overwrite
 from medfuse.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def bench(
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table as Markdown.")
     ] = None,
     convention: Annotated[str, typer.Option(help="How to measure: standard or paper.")] = "standard",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     names: Annotated[
         str | None, typer.Option(metavar="PATTERNS", help="Only pairs so named, for example '28???,33???'.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json, say_warnings, usage_errors
-from medfuse.cli.options import Allow2d, AllowGaps, As_json, FillNan, Frame, Modality, Overwrite, Series, Units
+from medfuse.cli.options import Allow2d, AllowGaps, AsJson, FillNan, Frame, Modality, Overwrite, Series, Units
 
 
 def convert(
@@ -22,7 +22,7 @@ def convert(
     allow_2d: Allow2d = False,
     fill_nan: FillNan = None,
     overwrite: Overwrite = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert one scan to another format. Voxels and their places stay as they are."""
     from medfuse.io.files import check_output, read, write

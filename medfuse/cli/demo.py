@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import NOTICE, print_json, progress_bars, usage_errors
-from medfuse.cli.options import As_json, Overwrite
+from medfuse.cli.options import AsJson, Device, Overwrite
 
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("demo"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     overwrite: Overwrite = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make, register and fuse scans of a digital head. They are DICOM (MR, PET, CT), and the truth is known."""
     from medfuse.devices import choose_device

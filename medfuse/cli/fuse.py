@@ -27,19 +27,15 @@ from medfuse.cli.options import (
     Allow2d,
     AllowGaps,
     AnyPatient,
-    As_json,
-    Deidentify,
-    DeidentifyKey,
+    AsJson,
+    Device,
     FillNan,
     Frame,
-    NoCompanions,
     Out,
     Overwrite,
-    Resampled,
     SeriesOf,
     Threads,
     Units,
-    UnitsOf,
 )
 from medfuse.cli.profile import print_profile, profile_json
 from medfuse.defaults import METHOD
@@ -98,7 +94,7 @@ def fuse(
     also_series: SeriesOf = None,
     also_frame: Frame = None,
     also_modality: Annotated[str | None, typer.Option(help="pet, spect, ct or mr, likewise.")] = None,
-    also_units: UnitsOf = None,
+    also_units: Annotated[str | None, typer.Option(help="suv or native, of the scan that rides along.")] = None,
     also_window: Annotated[str | None, typer.Option(help="Window of the scan that rides along, likewise.")] = None,
     allow_gaps: AllowGaps = False,
     allow_2d: Allow2d = False,
@@ -125,11 +121,23 @@ def fuse(
     stable_uids: Annotated[
         bool, typer.Option("--stable-uids", help="The same UIDs when the same job is done again: a rerun replaces.")
     ] = False,
-    no_companions: NoCompanions = False,
-    resampled: Resampled = False,
-    deidentify: Deidentify = False,
-    deidentify_key: DeidentifyKey = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    no_companions: Annotated[
+        bool,
+        typer.Option("--no-companions", help="No registration and no blending of the two scans beside a DICOM series."),
+    ] = False,
+    resampled: Annotated[
+        bool, typer.Option("--resampled", help="Write the functional scan on the result's grid, too, in its own unit.")
+    ] = False,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="Name nobody in what is written; needs the extra research.")
+    ] = False,
+    deidentify_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What pseudonyms are made with: the same key, the same ones. Keep it secret."
+        ),
+    ] = None,
+    device: Device = "auto",
     threads: Threads = None,
     precision: Annotated[
         str, typer.Option(help="How a network computes: float32, tf32 (CUDA) or bfloat16.")
@@ -140,7 +148,7 @@ def fuse(
     ] = None,
     overwrite: Overwrite = False,
     show_profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fuse two scans of one patient into one series. It lies where the patient lay, as the structural scan does."""
     with profiled() as profile:

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from medfuse.cli.console import print_json
-from medfuse.cli.options import As_json
+from medfuse.cli.options import AsJson
 from medfuse.errors import one_line
 
 
 def info(
     path: Annotated[Path, typer.Argument(help="A folder, zip or file.")],
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a path holds. Series, modality, geometry, units; what can be used, and why the rest cannot."""
     from medfuse.io.files import inspect
@@ -58,7 +58,7 @@ def _tell(series: Any) -> None:
     typer.echo("  usable    yes" if series.usable else f"  usable    no: {series.reason}")
 
 
-def methods(as_json: As_json = False) -> None:
+def methods(as_json: AsJson = False) -> None:
     """List the fusion methods and their strategies."""
     from medfuse.fusion import METHODS
 

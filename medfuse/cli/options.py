@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-As_json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there.")]
 FillNan = Annotated[
     float | None, typer.Option("--fill-nan", metavar="VALUE", help="Put this in place of NaN; otherwise refused.")
@@ -30,30 +30,15 @@ Modality = Annotated[
 Units = Annotated[
     str | None, typer.Option("--units", help="suv or native; default PET in SUV where the headers allow it.")
 ]
-UnitsOf = Annotated[str | None, typer.Option(help="suv or native, of the scan that rides along.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
 AnyPatient = Annotated[bool, typer.Option("--any-patient", help="Do not ask whether both scans are of one patient.")]
 AcceptUntrusted = Annotated[
     bool, typer.Option("--accept-untrusted", help="Use a registration that is doubtful or failed, too.")
 ]
-NoCompanions = Annotated[
-    bool,
-    typer.Option("--no-companions", help="No registration and no blending of the two scans beside a DICOM series."),
-]
-Resampled = Annotated[
-    bool,
-    typer.Option("--resampled", help="Write the functional scan on the result's grid, too, in its own unit."),
-]
-Deidentify = Annotated[
-    bool, typer.Option("--deidentify", help="Name nobody in what is written; needs the extra research.")
-]
-DeidentifyKey = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="What pseudonyms are made with: the same key, the same ones. Keep it secret."),
-]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to work with; default all cores.")
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 OurTitle = Annotated[str, typer.Option("--aet", metavar="AE_TITLE", help="Our AE title.")]
 UseTls = Annotated[bool, typer.Option("--tls", help="TLS to a DICOM node; the system's authorities, unless --ca.")]
 Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="Authorities to trust, PEM.")]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
-from medfuse.cli.options import As_json, AuthorizationFrom, Ca, Certificate, Key, OurTitle, Overwrite, UseTls
+from medfuse.cli.options import AsJson, AuthorizationFrom, Ca, Certificate, Key, OurTitle, Overwrite, UseTls
 from medfuse.errors import one_line
 
 
@@ -37,7 +37,7 @@ def pull(
     key: Key = None,
     authorization_from: AuthorizationFrom = "",
     overwrite: Overwrite = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch studies from a DICOM node or a web service.
 

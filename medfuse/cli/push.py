@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
-from medfuse.cli.options import As_json, AuthorizationFrom, Ca, Certificate, Key, OurTitle, UseTls
+from medfuse.cli.options import AsJson, AuthorizationFrom, Ca, Certificate, Key, OurTitle, UseTls
 from medfuse.errors import NetworkError
 
 
@@ -21,7 +21,7 @@ def push(
     certificate: Certificate = None,
     key: Key = None,
     authorization_from: AuthorizationFrom = "",
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send DICOM files to a node (C-STORE) or a service (STOW-RS)."""
     from medfuse.pacs.network import check_installed, to_destination, to_tls

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medfuse.cli.console import print_json
-from medfuse.cli.options import As_json
+from medfuse.cli.options import AsJson
 from medfuse.cli.tables import print_table
 from medfuse.errors import InputError, one_line
 
@@ -42,7 +42,7 @@ def list_(
         list[str] | None, typer.Option(help="Only these: receiving, quiet, fusing, sending, done, dead.")
     ] = None,
     uids: Uids = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """The studies, oldest first."""
     from medfuse.pacs.records import STATES
@@ -63,7 +63,7 @@ def list_(
 
 
 @app.command()
-def show(config: Config, study: Study, uids: Uids = False, as_json: As_json = False) -> None:
+def show(config: Config, study: Study, uids: Uids = False, as_json: AsJson = False) -> None:
     """One study: what was received, where its results go, and what went wrong."""
     with _opened(config) as (queue, spool, _):
         entry = queue.entry(study)
@@ -90,7 +90,7 @@ def retry(
     config: Config,
     studies: Studies = None,
     dead: Annotated[bool, typer.Option("--dead", help="All that are dead.")] = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try again at once what is dead or waits. What a destination has accepted is not sent again."""
     if dead and studies:
@@ -113,7 +113,7 @@ def drop(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Drop studies, too, that are neither done nor dead.")
     ] = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Forget studies, and remove their files."""
     with _opened(config) as (queue, spool, _):

@@ -13,7 +13,7 @@ from medfuse.cli.options import (
     Allow2d,
     AllowGaps,
     AnyPatient,
-    As_json,
+    AsJson,
     FillNan,
     Frame,
     Overwrite,
@@ -38,7 +38,7 @@ def register(
     any_patient: AnyPatient = False,
     threads: Threads = None,
     overwrite: Overwrite = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the transform between two scans, judge it and save it. `medfuse fuse --transform` takes it."""
     from medfuse.align import register as run

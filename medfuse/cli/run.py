@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfuse.cli.console import NOTICE, print_json, progress_bars, usage_errors
-from medfuse.cli.options import As_json, Threads
+from medfuse.cli.options import AsJson, Device, Threads
 from medfuse.errors import one_line
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def run(
     allow_failures: Annotated[
         bool, typer.Option("--allow-failures", help="Exit with 0 though pairs failed, if one was fused.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     threads: Threads = None,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fuse all pairs in a folder of DICOM files, by rules.
 

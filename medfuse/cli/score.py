@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
-from medfuse.cli.options import As_json, SeriesOf
+from medfuse.cli.options import AsJson, Device, SeriesOf
 from medfuse.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def score(
     fused_series: SeriesOf = None,
     structural_series: SeriesOf = None,
     functional_series: SeriesOf = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    as_json: As_json = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Measure one result against its two sources. Three images, or three volumes on one grid, slice by slice."""
     from medfuse.benchmark import score_result

@@ -9,20 +9,20 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json
-from medfuse.cli.options import As_json, Out, Overwrite
+from medfuse.cli.options import AsJson, Device, Out, Overwrite
 
 
 def train(
     config: Annotated[Path, typer.Argument(help="The training's YAML file.")],
     data: Annotated[Path, typer.Option(help="Folder that holds the images and volumes named in it.")],
     out: Out,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     vgg: Annotated[Path | None, typer.Option(help="Weights of VGG19, for the perceptual loss.")] = None,
     start: Annotated[Path | None, typer.Option(help="Weights to begin with, rather than random ones.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the log for TensorBoard too.")] = False,
     overwrite: Overwrite = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a network, and write its weights and logs. Under torchrun, on several GPUs."""
     from medfuse.cli.console import usage_errors

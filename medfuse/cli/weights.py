@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json
-from medfuse.cli.options import As_json, Overwrite
+from medfuse.cli.options import AsJson, Overwrite
 
 app = typer.Typer(help="Weights of the learned methods.", rich_markup_mode=None)
 
@@ -24,7 +24,7 @@ def convert(
     out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
     network: Annotated[str, typer.Option(help="Which network it is of.")] = "dilran",
     overwrite: Overwrite = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn a published checkpoint into weights. No code in it is run; `medfuse fuse --weights` takes the result."""
     from medfuse.fusion.weights import CONVERTIBLE, to_bytes
@@ -45,7 +45,7 @@ def convert(
 def download(
     out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
     overwrite: Overwrite = False,
-    as_json: As_json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch VGG19 from where torchvision publishes it (548 MB), and keep the 2 MB that medfuse uses of it.
 
