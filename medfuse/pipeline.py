@@ -13,9 +13,9 @@ from medfuse.align import Registration, Transform, resample
 from medfuse.align.warp import Warp
 from medfuse.alignment import REGISTER, Alignment, Progress, align
 from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, parse_window
-from medfuse.defaults import METHOD
+from medfuse.defaults import METHOD, PALETTE
 from medfuse.errors import GeometryError, OutputError, PatientMismatch, UnsupportedImage
-from medfuse.fusion import DEFAULT_PALETTE, Display, Engine, display_of, least_color, modality_beside, slices_whitened
+from medfuse.fusion import Display, Engine, display_of, least_color, modality_beside, slices_whitened
 from medfuse.grid import Grid
 from medfuse.io.dicom_deidentify import deidentified
 from medfuse.io.dicom_options import DicomOptions
@@ -43,7 +43,7 @@ def fuse(
     transform: Alignment | Registration | Transform | Warp | None = None,
     accept_untrusted: bool = False,
     grid: str | float | Grid = "structural",
-    palette: str = DEFAULT_PALETTE,
+    palette: str = PALETTE,
     window: str | Window | Percentiles | None = None,
     structural_window: str | Window | Percentiles | None = None,
     device: str = "auto",

@@ -10,7 +10,7 @@ from test_cli import Command, medfuse  # noqa: F401
 from test_pacs_contract import AVERAGE, task
 from test_pacs_study import IDENTITY, incoming, out  # noqa: F401
 
-from medfuse.pacs.contract import NOTICE
+from medfuse.defaults import NOTICE
 
 
 @pytest.fixture

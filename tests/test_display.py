@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window
-from medfuse.fusion.display import DEFAULT_PALETTE, Display, display_of, slices_whitened
+from medfuse.defaults import PALETTE
+from medfuse.fusion.display import Display, display_of, slices_whitened
 from medfuse.grid import Grid
 from medfuse.volume import Modality, Unit, Volume
 
@@ -55,7 +56,7 @@ def test_a_window_is_never_read_off_a_slice() -> None:
 
 
 def test_pet_in_suv_is_shown_from_0_to_10() -> None:
-    assert display_of(volume(Modality.PT, Unit.SUV, 25), functional=True) == Display(Window(0, 10), DEFAULT_PALETTE)
+    assert display_of(volume(Modality.PT, Unit.SUV, 25), functional=True) == Display(Window(0, 10), PALETTE)
 
 
 def test_pet_in_bqml_is_shown_by_percentiles() -> None:
@@ -99,7 +100,7 @@ def test_uptake_without_units_is_coloured_and_suv_only_by_its_range(
     modality: Modality, unit: Unit, scale: float, is_suv: bool
 ) -> None:
     display = display_of(volume(modality, unit, scale), functional=True)
-    assert display.palette == DEFAULT_PALETTE
+    assert display.palette == PALETTE
     assert (display.window == Window(0, 10)) is is_suv
 
 
@@ -151,7 +152,7 @@ def test_every_palette_shows_nothing_as_black_and_the_most_as_bright(palette: st
 
 def test_the_default_palette_rises_in_luminance_with_uptake() -> None:
     """So that what the network sees as brighter is what took up more."""
-    assert DEFAULT_PALETTE == "HOT_IRON"
+    assert PALETTE == "HOT_IRON"
     luminance, _ = Display(Window(0, 255), "HOT_IRON").show(np.arange(256, dtype=np.float32).reshape(1, 1, 256))
     assert (np.diff(luminance[0, 0].astype(float)) >= -1e-7).all()
     assert luminance[0, 0, 0] == 0

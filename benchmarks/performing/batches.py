@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from rows import Row, forget_peak, peak_mb
 
 from medfuse.color import Window
-from medfuse.fusion import DEFAULT_PALETTE, Display
+from medfuse.defaults import PALETTE
+from medfuse.fusion import Display
 from medfuse.fusion.settings import arithmetic_of
 from medfuse.grid import Grid
 from medfuse.interpolation import interpolate
@@ -53,7 +54,7 @@ def volume_seconds(task: Task, data: Path | None) -> Row:
     fuse = engine(task.method, task.device, task.precision).fuse
     _warm(task.method, "x".join(str(size) for size in task.sizes[1:]), task.device, task.precision, 0)
     pair = _volumes(task.shape, task.pictures, data)
-    palette = DEFAULT_PALETTE if find_spec("pydicom") else None
+    palette = PALETTE if find_spec("pydicom") else None
     shown = Display(Window(0, WHITE), None), Display(Window(0, WHITE), palette)
     return {"palette": palette, **_measured(task, lambda: fuse(pair, *shown), task.sizes[0])}
 

@@ -14,9 +14,10 @@ from pydicom import Dataset
 from medfuse.benchmark.measuring import SLICES_AT_ONCE, Planes, Shown, Values, check_shown, measure_planes
 from medfuse.benchmark.table import SIDES, Safety, Statistic, described, heading, markdown, measures_of, number
 from medfuse.color import Percentiles, Window
+from medfuse.defaults import PALETTE
 from medfuse.devices import choose_device
 from medfuse.errors import GridMismatch, MedfuseError, UnsupportedImage
-from medfuse.fusion import DEFAULT_PALETTE, Display, display_of
+from medfuse.fusion import Display, display_of
 from medfuse.io.dicom_header import words
 from medfuse.io.dicom_slices import FUSED_MAX
 from medfuse.io.files import read
@@ -216,7 +217,7 @@ def _shown(
                 f"expected the sources on the grid of the result, found the {name} one {found}",
                 "Resample the sources to the result's grid first (in Python: medfuse.resample)",
             )
-    palette = palette or _told(fused, "functional").get("palette") or DEFAULT_PALETTE
+    palette = palette or _told(fused, "functional").get("palette") or PALETTE
     structural, structural_window = _as_fused(structural, fused, "structural", structural_window)
     functional, window = _as_fused(functional, fused, "functional", window)
     displays = (

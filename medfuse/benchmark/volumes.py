@@ -10,8 +10,9 @@ from medfuse.benchmark.contenders import to_contenders
 from medfuse.benchmark.measuring import SafetyValues, Shown, check_shown
 from medfuse.benchmark.table import Safety, heading, markdown, measures_of
 from medfuse.color import Percentiles, Window
+from medfuse.defaults import PALETTE
 from medfuse.devices import choose_device
-from medfuse.fusion import DEFAULT_PALETTE, display_of, leaving_color, modality_beside
+from medfuse.fusion import display_of, leaving_color, modality_beside
 from medfuse.pipeline import to_window
 from medfuse.volume import Volume
 
@@ -54,7 +55,7 @@ def check_volumes(
     *,
     window: str | Window | Percentiles | None = None,
     structural_window: str | Window | Percentiles | None = None,
-    palette: str = DEFAULT_PALETTE,
+    palette: str = PALETTE,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> SafetyTable:
@@ -94,7 +95,7 @@ def shown_together(
     functional: Volume,
     window: str | Window | Percentiles | None = None,
     structural_window: str | Window | Percentiles | None = None,
-    palette: str = DEFAULT_PALETTE,
+    palette: str = PALETTE,
 ) -> tuple[Shown, Shown]:
     """Two volumes in one world as `medfuse.fuse` shows them, on the grid of the structural one.
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
-NOTICE = "Fused images are derived and not for diagnostic use."
-
 
 def read_scan(place: str, path: Path, **options: Any) -> Volume:
     """Read one of two scans; an error says which, and names the options of that one.

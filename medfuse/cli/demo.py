@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from medfuse.cli.console import NOTICE, print_json, progress_bars, usage_errors
+from medfuse.cli.console import print_json, progress_bars, usage_errors
 from medfuse.cli.options import AsJson, Device, Overwrite
+from medfuse.defaults import NOTICE
 
 
 def demo(

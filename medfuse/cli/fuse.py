@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 
 from medfuse.cli.console import (
-    NOTICE,
     print_json,
     progress_bars,
     read_scan,
@@ -38,7 +37,7 @@ from medfuse.cli.options import (
     Units,
 )
 from medfuse.cli.profile import print_profile, profile_json
-from medfuse.defaults import METHOD
+from medfuse.defaults import METHOD, NOTICE, PALETTE
 from medfuse.errors import UnreadableFile
 from medfuse.io.dicom_options import DicomOptions
 from medfuse.stages import Profile, profiled, stage
@@ -71,7 +70,7 @@ def fuse(
     ),
     palette: Annotated[
         str, typer.Option(help="Colours of uptake: HOT_IRON, PET, HOT_METAL_BLUE, PET_20_STEP or GREY.")
-    ] = "HOT_IRON",
+    ] = PALETTE,
     window: Annotated[
         str | None,
         typer.Option(

@@ -10,6 +10,7 @@ import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
 from medfuse.cli.options import AsJson, AuthorizationFrom, Ca, Certificate, Key, OurTitle, Overwrite, UseTls
+from medfuse.defaults import AE_TITLE
 from medfuse.errors import one_line
 
 
@@ -30,7 +31,7 @@ def pull(
         str | None,
         typer.Option(metavar="HOST:PORT", help="C-MOVE instead of C-GET: where we listen for our AE title."),
     ] = None,
-    ae_title: OurTitle = "MEDFUSE",
+    ae_title: OurTitle = AE_TITLE,
     tls: UseTls = False,
     ca: Ca = None,
     certificate: Certificate = None,

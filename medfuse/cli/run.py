@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medfuse.cli.console import NOTICE, print_json, progress_bars, usage_errors
+from medfuse.cli.console import print_json, progress_bars, usage_errors
 from medfuse.cli.options import AsJson, Device, Threads
+from medfuse.defaults import NOTICE
 from medfuse.errors import one_line
 
 if TYPE_CHECKING:

@@ -1,12 +1,11 @@
 """The fusion: two luminances into one, by a network or a rule; the only room that needs torch on the way."""
 
-from medfuse.fusion.display import DEFAULT_PALETTE, Display, display_of, least_color, leaving_color, slices_whitened
+from medfuse.fusion.display import Display, display_of, least_color, leaving_color, slices_whitened
 from medfuse.fusion.engine import Engine
 from medfuse.fusion.methods import METHODS, READY, Method
 from medfuse.fusion.weights import modality_beside
 
 __all__ = [
-    "DEFAULT_PALETTE",
     "METHODS",
     "READY",
     "Display",

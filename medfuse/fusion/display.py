@@ -19,6 +19,7 @@ from medfuse.color import (
     ycbcr_from_rgb,
     ycbcr_of_palette,
 )
+from medfuse.defaults import PALETTE
 from medfuse.volume import Modality, Unit, Volume
 
 #: SUV from 0 to 10: the usual window of PET in oncology.
@@ -27,8 +28,6 @@ SUV_WINDOW = Window(0, 10)
 STRUCTURAL_PERCENTILES = Percentiles(0.5, 99.5)
 #: Uptake without units: from nothing to just below the hottest voxels.
 FUNCTIONAL_PERCENTILES = Percentiles(0, 99.9)
-
-DEFAULT_PALETTE = "HOT_IRON"
 
 #: Beside a CT, whose bone is white, uptake keeps this share of its colour: of half of it, much still looked grey.
 COLOR_BESIDE_CT = 2 / 3
@@ -73,7 +72,7 @@ def display_of(
     *,
     functional: bool,
     window: Window | Percentiles | None = None,
-    palette: str = DEFAULT_PALETTE,
+    palette: str = PALETTE,
 ) -> Display:
     """How to show a volume in its place, structural or functional.
 

@@ -22,6 +22,7 @@ from pydicom.uid import (
     ParametricMapStorage,
 )
 
+from medfuse.defaults import AE_TITLE
 from medfuse.errors import InputError, NetworkError, OutputError, one_line
 from medfuse.io.dicom_header import damage_in, word, words
 from medfuse.pacs.network import MOST_CONTEXTS, associated, take_every_kind, web_client, web_errors, whole_file
@@ -77,7 +78,7 @@ def _is_instance(path: Path) -> bool:
         return False
 
 
-def find(at: Destination, matches: dict[str, str], ae_title: str = "MEDFUSE") -> list[Found]:
+def find(at: Destination, matches: dict[str, str], ae_title: str = AE_TITLE) -> list[Found]:
     """The studies that match.
 
     Args:
@@ -94,7 +95,7 @@ def find(at: Destination, matches: dict[str, str], ae_title: str = "MEDFUSE") ->
     )
 
 
-def holds(path: Path, at: Destination, ae_title: str = "MEDFUSE") -> bool:
+def holds(path: Path, at: Destination, ae_title: str = AE_TITLE) -> bool:
     """Whether a node or service has an instance; False, too, where it does not say.
 
     Args:
@@ -173,7 +174,7 @@ def pull(
     series: str | None,
     at: Destination,
     out: Path,
-    ae_title: str = "MEDFUSE",
+    ae_title: str = AE_TITLE,
     listen: tuple[str, int] | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:

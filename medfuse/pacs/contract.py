@@ -18,6 +18,7 @@ from pydicom import dcmread
 
 from medfuse._version import __version__
 from medfuse.alignment import Progress
+from medfuse.defaults import NOTICE
 from medfuse.errors import InputError, MedfuseError, OutputError, SeriesError
 from medfuse.io.dicom_header import word
 from medfuse.output import UNFINISHED, whole
@@ -37,7 +38,6 @@ TASK, RESULT = "task.json", "result.json"
 MAX_TASK_BYTES = 2**24
 #: Of the meaning of the keys in the result.
 SCHEMA = 1
-NOTICE = "Fused images are derived and not for diagnostic use."
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
+from medfuse.defaults import AE_TITLE
 from medfuse.io.dicom_header import damage_in, leniently, moment_of, word
 from medfuse.pacs.client import Found, find, pull
 from medfuse.pacs.pairs import Found as Pairs
@@ -26,7 +27,7 @@ def days_of(rules: Rules) -> int | None:
     return max((rule.within_days for rule in rules.rules if rule.within_days is not None), default=None)
 
 
-def fetch_priors(source: Path, rules: Rules, at: Destination, out: Path, ae_title: str = "MEDFUSE") -> int:
+def fetch_priors(source: Path, rules: Rules, at: Destination, out: Path, ae_title: str = AE_TITLE) -> int:
     """Fetch the studies of the same patient that the rules may pair a study with, before it and after it.
 
     Only a rule that finds one of a pair in the study, and not the other, asks for what it lacks.

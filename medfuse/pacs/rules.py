@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medfuse.defaults import METHOD
+from medfuse.defaults import METHOD, PALETTE
 from medfuse.errors import InputError
-from medfuse.fusion import DEFAULT_PALETTE, METHODS
+from medfuse.fusion import METHODS
 from medfuse.fusion.methods import PRECISIONS
 from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.files import UNITS
@@ -85,7 +85,7 @@ class Fusion:
     register: str = "auto"
     accept_untrusted: bool = False
     grid: str = "structural"
-    palette: str = DEFAULT_PALETTE
+    palette: str = PALETTE
     window: str | None = None
     structural_window: str | None = None
     units: str | None = None

@@ -17,6 +17,7 @@ from pydicom.uid import (
     SpatialRegistrationStorage,
 )
 
+from medfuse.defaults import AE_TITLE
 from medfuse.errors import NetworkError, one_line
 from medfuse.io.dicom_header import damage_in
 from medfuse.pacs.network import MOST_CONTEXTS, NoneTaken, associated, web_client, web_errors
@@ -47,7 +48,7 @@ def is_companion(path: Path) -> bool:
     return read_file_meta_info(path).get("MediaStorageSOPClassUID") in _COMPANIONS
 
 
-def send(files: Sequence[Path], to: Destination, ae_title: str = "MEDFUSE") -> Iterator[Path]:
+def send(files: Sequence[Path], to: Destination, ae_title: str = AE_TITLE) -> Iterator[Path]:
     """Send files one after another.
 
     Args:
@@ -73,7 +74,7 @@ def send(files: Sequence[Path], to: Destination, ae_title: str = "MEDFUSE") -> I
         raise refused(to, refusals)
 
 
-def offer(files: Sequence[Path], to: Destination, ae_title: str = "MEDFUSE") -> Iterator[Answer]:
+def offer(files: Sequence[Path], to: Destination, ae_title: str = AE_TITLE) -> Iterator[Answer]:
     """Send files one after another; one that is refused does not keep the others back.
 
     Args:

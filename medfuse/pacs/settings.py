@@ -12,6 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
+from medfuse.defaults import AE_TITLE
 from medfuse.errors import InputError
 from medfuse.values import content_of, items, kind_of, number, or_none, required, text, truth, whole
 
@@ -248,7 +249,7 @@ class Settings:
 
     spool: Path
     destinations: tuple[Destination, ...]
-    ae_title: str = "MEDFUSE"
+    ae_title: str = AE_TITLE
     host: str = "127.0.0.1"
     port: int = 11112
     rules: Path | None = None
