@@ -6,7 +6,7 @@ What is refused is told by its kind, not quoted: it may be anybody's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,8 @@ import yaml
 from medfuse.errors import InputError
 
 _Read = TypeVar("_Read")
+#: How the value of each key is read.
+Readers = Mapping[str, Callable[[Any], Any]]
 
 
 def content_of(path: Path, what: str, hint: str = "") -> Any:
@@ -110,3 +112,38 @@ def items(read: Callable[[Any], _Read]) -> Callable[[Any], tuple[_Read, ...]]:
 def required(kind: type[Any]) -> set[str]:
     """The fields of a dataclass that have no default."""
     return {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
+
+
+def section(kind: type[_Read], readers: Readers, name: str) -> Callable[[Any], _Read]:
+    """How a mapping becomes a dataclass: every key known, none missing, each value read by its reader."""
+
+    def read(content: Any) -> _Read:
+        if not isinstance(content, dict):
+            raise TypeError(f"{name}: expected keys with values, found {kind_of(content)}")
+        strange, missing = {str(key) for key in content.keys() - readers.keys()}, required(kind) - content.keys()
+        if strange or missing:
+            told = (f"{word} {', '.join(sorted(keys))}" for word, keys in (("unknown", strange), ("missing", missing)))
+            raise ValueError(f"{name}: {' and '.join(part for part in told if not part.endswith(' '))}")
+        values = {}
+        for key, value in content.items():
+            try:
+                values[key] = readers[key](value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{key}: {error}") from error
+        return kind(**values)
+
+    return read
+
+
+def check_range(fine: Mapping[str, bool]) -> None:
+    """Refuse values of which one is out of its range.
+
+    Args:
+        fine: By name whether it is within.
+
+    Raises:
+        ValueError: One is not.
+    """
+    wrong = [name for name, within in fine.items() if not within]
+    if wrong:
+        raise ValueError(f"out of range: {', '.join(wrong)}")

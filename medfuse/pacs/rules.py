@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.files import UNITS
 from medfuse.io.sidecar import to_modality
 from medfuse.pipeline import FORMATS, check_words
-from medfuse.values import content_of, kind_of, or_none, required, text, truth, whole
+from medfuse.values import Readers, content_of, kind_of, or_none, required, text, truth, whole
 from medfuse.volume import Modality
 
 ORIENTATIONS = ("axial", "coronal", "sagittal")
@@ -246,7 +246,7 @@ def _rule(content: Any, where: str, before: Mapping[str, Any], after: Mapping[st
 _Built = TypeVar("_Built")
 
 
-def _built(kind: type[_Built], readers: Mapping[str, Callable[[Any], Any]], content: Any, where: str) -> _Built:
+def _built(kind: type[_Built], readers: Readers, content: Any, where: str) -> _Built:
     """A dataclass from a mapping, each value read by the reader of its key."""
     _check_keys(content, set(readers), _REQUIRED[kind], where)
     read = {}
@@ -312,8 +312,7 @@ def _file(value: Any) -> Path:
     return path
 
 
-#: How the value of each key is read.
-_CRITERIA: dict[str, Callable[[Any], Any]] = {
+_CRITERIA: Readers = {
     "modality": _modalities,
     "description": or_none(text),
     "not_description": or_none(text),
@@ -323,7 +322,7 @@ _CRITERIA: dict[str, Callable[[Any], Any]] = {
     "exclude_image_types": _image_types,
     "choose": text,
 }
-_FUSION: dict[str, Callable[[Any], Any]] = {
+_FUSION: Readers = {
     "method": text,
     "strategy": or_none(text),
     "weights": or_none(_file),
@@ -343,7 +342,7 @@ _FUSION: dict[str, Callable[[Any], Any]] = {
     "series_number": or_none(whole),
     "companions": truth,
 }
-_RULE: dict[str, Callable[[Any], Any]] = {
+_RULE: Readers = {
     "name": text,
     "structural": lambda criteria: criteria,
     "functional": lambda criteria: criteria,

@@ -6,21 +6,18 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from medfuse.defaults import AE_TITLE
 from medfuse.errors import InputError
-from medfuse.values import content_of, items, kind_of, number, or_none, required, text, truth, whole
+from medfuse.values import Readers, check_range, content_of, items, number, or_none, section, text, truth, whole
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_Section = TypeVar("_Section")
 #: The longest time that may be set: eleven days. No system waits for more than 2³¹ ms.
 MOST_SECONDS = 1e6
-_Readers = Mapping[str, Callable[[Any], Any]]
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class Destination:
             "port": 0 < self.port < 2**16,
             "url": not self.url or self.url.startswith(("http://", "https://")),
         }
-        _refuse(fine)
+        check_range(fine)
 
     def authorization(self) -> str:
         """The HTTP header Authorization, or nothing.
@@ -136,7 +133,7 @@ class Allow:
     any_called_title: bool = False
 
     def __post_init__(self) -> None:
-        _refuse({"ae_titles": all(_is_ae_title(title) for title in self.ae_titles)})
+        check_range({"ae_titles": all(_is_ae_title(title) for title in self.ae_titles)})
 
     def address(self, host: str) -> bool:
         """Whether a host may connect."""
@@ -180,7 +177,7 @@ class Bounds:
             "spool_mib": self.spool_mib is None or self.spool_mib >= 1,
             "timeout_seconds": 0 < self.timeout_seconds <= MOST_SECONDS,
         }
-        _refuse(fine)
+        check_range(fine)
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,7 @@ class Retry:
             "first_seconds": 0 < self.first_seconds <= MOST_SECONDS,
             "longest_seconds": self.first_seconds <= self.longest_seconds <= MOST_SECONDS,
         }
-        _refuse(fine)
+        check_range(fine)
 
     def after(self, attempts: int) -> float | None:
         """Seconds to wait after so many failed attempts, at least 1; None to give up.
@@ -276,7 +273,7 @@ class Settings:
             "fuse_seconds": 0 < self.fuse_seconds <= MOST_SECONDS,
             "monitor_port": self.monitor_port is None or 0 <= self.monitor_port < 2**16,
         }
-        _refuse(fine)
+        check_range(fine)
 
     def check(self) -> None:
         """Refuse keys of TLS and authorizations that cannot be used.
@@ -305,54 +302,33 @@ def read_settings(path: Path) -> Settings:
     """
     content = content_of(path, "a node's YAML file")
     try:
-        return _section(Settings, _readers(path.parent), "the node")(content)
+        return section(Settings, _readers(path.parent), "the node")(content)
     except (TypeError, ValueError) as error:
         raise InputError(f"expected other values in {path.name}: {error}", "See examples/node.yaml") from error
 
 
-def _section(kind: type[_Section], readers: _Readers, name: str) -> Callable[[Any], _Section]:
-    """How a mapping of the file becomes a dataclass: every key known, none missing, each value read by its reader."""
-
-    def read(content: Any) -> _Section:
-        if not isinstance(content, dict):
-            raise TypeError(f"{name}: expected keys with values, found {kind_of(content)}")
-        strange, missing = {str(key) for key in content.keys() - readers.keys()}, required(kind) - content.keys()
-        if strange or missing:
-            told = (f"{word} {', '.join(sorted(keys))}" for word, keys in (("unknown", strange), ("missing", missing)))
-            raise ValueError(f"{name}: {' and '.join(part for part in told if not part.endswith(' '))}")
-        values = {}
-        for key, value in content.items():
-            try:
-                values[key] = readers[key](value)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{key}: {error}") from error
-        return kind(**values)
-
-    return read
-
-
-def _readers(folder: Path) -> dict[str, Callable[[Any], Any]]:
+def _readers(folder: Path) -> Readers:
     """How the value of each key of a node is read; paths are relative to a folder."""
 
     def path(value: Any) -> Path:
         return folder / Path(text(value)).expanduser()
 
-    tls = _section(Tls, {"certificate": path, "key": path, "ca": path}, "tls")
-    destination: _Readers = {
+    tls = section(Tls, {"certificate": path, "key": path, "ca": path}, "tls")
+    destination: Readers = {
         **dict.fromkeys(("name", "ae_title", "host", "url", "authorization_from"), text),
         "port": whole,
         "tls": tls,
     }
-    allow: _Readers = {"ae_titles": items(text), "addresses": items(_network), "any_called_title": truth}
-    bounds: _Readers = {
+    allow: Readers = {"ae_titles": items(text), "addresses": items(_network), "any_called_title": truth}
+    bounds: Readers = {
         **dict.fromkeys(("associations", "per_host", "pdu_bytes", "object_mib", "buffer_mib", "free_mib"), whole),
         "spool_mib": or_none(whole),
         "timeout_seconds": number,
     }
-    retry: _Readers = {"attempts": whole, "first_seconds": number, "longest_seconds": number}
+    retry: Readers = {"attempts": whole, "first_seconds": number, "longest_seconds": number}
     return {
         "spool": path,
-        "destinations": items(_section(Destination, destination, "a destination")),
+        "destinations": items(section(Destination, destination, "a destination")),
         "ae_title": text,
         "host": text,
         "port": whole,
@@ -363,16 +339,10 @@ def _readers(folder: Path) -> dict[str, Callable[[Any], Any]]:
         "fuse_seconds": number,
         "monitor_port": or_none(whole),
         "tls": or_none(tls),
-        "allow": _section(Allow, allow, "allow"),
-        "bounds": _section(Bounds, bounds, "bounds"),
-        "retry": _section(Retry, retry, "retry"),
+        "allow": section(Allow, allow, "allow"),
+        "bounds": section(Bounds, bounds, "bounds"),
+        "retry": section(Retry, retry, "retry"),
     }
-
-
-def _refuse(fine: Mapping[str, bool]) -> None:
-    wrong = [name for name, within in fine.items() if not within]
-    if wrong:
-        raise ValueError(f"out of range: {', '.join(wrong)}")
 
 
 def refuse_secrets(text: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from medfuse.errors import InputError
-from medfuse.values import content_of, items, kind_of, number, or_none, required, text, truth, whole
+from medfuse.values import Readers, check_range, content_of, items, number, or_none, section, text, truth, whole
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -122,9 +121,7 @@ class Config:
             "validation_images": self.validation_images >= 1,
             "patience": self.patience is None or self.patience >= 1,
         }
-        wrong = [name for name, within in fine.items() if not within]
-        if wrong:
-            raise ValueError(f"out of range: {', '.join(wrong)}")
+        check_range(fine)
 
 
 def read_config(path: Path) -> Config:
@@ -134,25 +131,10 @@ def read_config(path: Path) -> Config:
         InputError: It cannot be read, or a key is missing, unknown, of another kind than expected or out of range.
     """
     content = content_of(path, "a training's YAML file")
-    found = set(content) if isinstance(content, dict) else set()
-    if not _REQUIRED <= found <= _READ.keys():
-        raise InputError(
-            f"expected the keys {', '.join(sorted(_REQUIRED))} and perhaps "
-            f"{', '.join(sorted(_READ.keys() - _REQUIRED))} in {path.name}, found "
-            f"{', '.join(sorted(str(key) for key in found)) or 'none'}"
-        )
     try:
-        return Config(**{name: _READ[name](value) for name, value in content.items()})
+        return section(Config, _READ, "the training")(content)
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"expected other values in {path.name}: {error}", "See medfuse/models/dilran.yaml") from error
-
-
-def _pairs(value: Any) -> tuple[PairSet, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise TypeError(f"expected a list of folders that belong together, found {kind_of(value)}")
-    if unknown := {str(name) for item in value for name in item} - _PAIR.keys():
-        raise TypeError(f"expected {', '.join(_PAIR)} of a pair, found {', '.join(sorted(unknown))}")
-    return tuple(PairSet(**{name: _PAIR[name](word) for name, word in item.items()}) for item in value)
 
 
 def _weights(value: Any) -> dict[str, float]:
@@ -181,11 +163,18 @@ def _has_group(expression: str) -> bool:
         return False
 
 
-#: How the value of each key is read.
-_READ: dict[str, Callable[[Any], Any]] = {
+_PAIR: Readers = {
+    "structural": text,
+    "functional": text,
+    "tracer": truth,
+    "times": whole,
+    "losses": _weights,
+    "free": _weights,
+}
+_READ: Readers = {
     "network": text,
     "sets": items(str),
-    "pairs": _pairs,
+    "pairs": items(section(PairSet, _PAIR, "a pair")),
     "validation_cases": items(str),
     "case": text,
     "losses": _weights,
@@ -203,12 +192,3 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "validation_images": whole,
     "patience": or_none(whole),
 }
-_PAIR: dict[str, Callable[[Any], Any]] = {
-    "structural": text,
-    "functional": text,
-    "tracer": truth,
-    "times": whole,
-    "losses": _weights,
-    "free": _weights,
-}
-_REQUIRED = required(Config)
