@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from medfuse.align.warp import Warp
 from medfuse.errors import GeometryError, MedfuseWarning, NoOverlap, RegistrationError
 from medfuse.grid import Grid
 from medfuse.io.dicom_uids import fingerprint
-from medfuse.stages import stage
+from medfuse.stages import Progress, stage
 from medfuse.volume import Volume
 
 REGISTER = ("auto", *KINDS, "none")
@@ -25,9 +24,6 @@ REGISTER = ("auto", *KINDS, "none")
 #: How many times its own uncertainty a registration must move a volume before it is believed against the header,
 #: where the files do not say whether their coordinates are one (docs/alignment.md has the measurements).
 CLEAR_SHIFT = 2.0
-
-#: Called with (what is being done, done, total).
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from medfuse.align import Registration, Transform, resample
 from medfuse.align.warp import Warp
-from medfuse.alignment import REGISTER, Alignment, Progress, align
+from medfuse.alignment import REGISTER, Alignment, align
 from medfuse.color import CT_WINDOWS, PALETTES, Percentiles, Window, parse_window
 from medfuse.defaults import METHOD, PALETTE
 from medfuse.errors import GeometryError, OutputError, PatientMismatch, UnsupportedImage
@@ -22,9 +22,9 @@ from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.dicom_uids import uids_of
 from medfuse.io.files import check_output, known_suffix, read, write
 from medfuse.io.limits import MAX_VOXELS
-from medfuse.io.results import NAMES, write_moved, write_result
+from medfuse.io.results import NAMES, write_resampled_scan, write_result
 from medfuse.output import whole
-from medfuse.stages import stage
+from medfuse.stages import Progress, stage
 from medfuse.volume import Pair, Step, Unit, Volume
 
 GRIDS = ("structural", "functional")
@@ -195,7 +195,7 @@ def write_fused(
     *,
     also: Volume | None = None,
     companions: bool = True,
-    moved: Volume | None = None,
+    resampled: Volume | None = None,
     deidentify: bytes | None = None,
     dicom: DicomOptions | None = None,
     overwrite: bool = False,
@@ -212,7 +212,7 @@ def write_fused(
         also: A second fused volume, of a series that rode along; it goes likewise to the folder `also` in `out`.
         companions: Write the registration and the blending of the two scans beside a DICOM series, where both were
             DICOM (`medfuse.io.dicom_companions`).
-        moved: What `resampled` returned, to write as `resampled`, in its own unit: a folder of DICOM, or NIfTI.
+        resampled: What `resampled` returned, to write as `resampled`, in its own unit: a folder of DICOM, or NIfTI.
         deidentify: A key to de-identify all of it under (`medfuse.io.dicom_deidentify`); None leaves the patient named.
         dicom: Form, name and number of the DICOM series, and whether a rerun gets its UIDs; without a format, to give
             any of these makes it DICOM.
@@ -226,12 +226,12 @@ def write_fused(
         ValueError: An unknown format.
         OutputError: The target exists or cannot be written, or has the name of another format.
     """
-    several = also is not None or moved is not None
-    check_target(out, format, also=several, dicom=dicom, overwrite=overwrite, inputs=inputs)
+    several = also is not None or resampled is not None
+    check_fused_target(out, format, several=several, dicom=dicom, overwrite=overwrite, inputs=inputs)
     dicom = dicom or DicomOptions()
     if deidentify is not None:
         fused = deidentified(fused, deidentify)
-        also, moved = (each and deidentified(each, deidentify) for each in (also, moved))
+        also, resampled = (each and deidentified(each, deidentify) for each in (also, resampled))
     format = format or ("nifti" if fused.source.header is None and dicom == DicomOptions() else "dicom")
     if known_suffix(out):
         return write(fused, out, overwrite=overwrite, inputs=inputs)
@@ -241,16 +241,16 @@ def write_fused(
         if also is not None:
             others = uids_of(also, stable=dicom.stable_uids, beside=uids)
             written += write_result(also, beside / ALSO, format, companions, dicom, others, nth=2)
-        if moved is not None:
-            written += write_moved(moved, fused, beside, format, dicom, uids)
+        if resampled is not None:
+            written += write_resampled_scan(resampled, fused, beside, format, dicom, uids)
         return [out / path.relative_to(beside) for path in written]
 
 
-def check_target(
+def check_fused_target(
     out: Path,
     format: str | None = None,
     *,
-    also: bool = False,
+    several: bool = False,
     dicom: DicomOptions | None = None,
     overwrite: bool = False,
     inputs: tuple[Path, ...] = (),
@@ -260,7 +260,7 @@ def check_target(
     Args:
         out: As for `write_fused`.
         format: As for `write_fused`.
-        also: Whether a second volume is to be written beside the first.
+        several: Whether a second volume is to be written beside the first.
         dicom: As for `write_fused`.
         overwrite: As for `write_fused`.
         inputs: As for `write_fused`.
@@ -271,7 +271,7 @@ def check_target(
     """
     if format not in (*FORMATS, None):
         raise ValueError(f"expected a format of {', '.join(FORMATS)}, got {format!r}")
-    if known_suffix(out) and (format == "both" or also):
+    if known_suffix(out) and (format == "both" or several):
         needed = "both formats" if format == "both" else "two series"
         raise OutputError(f"expected a folder for {needed}, found the file name {out.name}", "Name a folder")
     if dicom not in (None, DicomOptions()) and (known_suffix(out) or format == "nifti"):

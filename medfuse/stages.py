@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+#: Called with (what is being done, done, total).
+Progress = Callable[[str, int, int], None]
 #: The name of the time that no stage has claimed.
 OTHER = "other"
 

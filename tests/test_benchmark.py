@@ -805,7 +805,7 @@ def test_a_source_in_another_unit_than_was_fused_needs_a_window(volumes: Path) -
 def test_grey_as_dicom_is_measured_as_it_is_in_nifti(volumes: Path, tmp_path: Path) -> None:
     """Also where another series lies in its folder."""
     mr, ct = read(volumes / "mr.nii.gz"), read(volumes / "ct.nii.gz")
-    write_fused(fuse(mr, ct, method="average", device="cpu"), tmp_path / "out", "both", moved=ct)
+    write_fused(fuse(mr, ct, method="average", device="cpu"), tmp_path / "out", "both", resampled=ct)
     sources = (volumes / "mr.nii.gz", volumes / "ct.nii.gz")
     stored = score_result(tmp_path / "out/dicom", *sources, series=("1000", None, None), device="cpu")
     exact = score_result(tmp_path / "out/fused.nii.gz", *sources, device="cpu")

@@ -52,7 +52,7 @@ def written(mr: Volume, functional: Volume, rule: Engine, out: Path, format: str
     alignment = align(mr, functional, transform=Transform(POSE))
     fused = fuse(mr, functional, transform=alignment, engine=rule)
     moved = resampled(functional, fused, alignment)
-    write_fused(fused, out, format, moved=moved, **how)
+    write_fused(fused, out, format, resampled=moved, **how)
     return moved
 
 
@@ -256,7 +256,7 @@ def test_what_has_no_unit_or_no_folder_is_refused(study: Path, rule: Engine) -> 
     with pytest.raises(UnsupportedImage, match="found a colour volume"):
         resampled(fused, fused, alignment)
     with pytest.raises(OutputError, match="folder for two series"):
-        write_fused(fused, study / "x.nii.gz", moved=mr)
+        write_fused(fused, study / "x.nii.gz", resampled=mr)
 
 
 @pytest.mark.parametrize("patient", ["STS_003", "STS_051"])
@@ -269,7 +269,7 @@ def test_dciodvfy_finds_nothing_in_those_of_real_scans(
     middle = Grid.from_axes((2, 8, 9), one.grid.center_mm, (5, 5, 5), one.grid.direction, one.grid.frame_of_reference)
     alignment = align(one, other, transform=Transform(NUDGE))
     fused = fuse(one, other, transform=alignment, engine=rule, grid=middle)
-    write_fused(fused, tmp_path / "out", "dicom", moved=resampled(other, fused, alignment))
+    write_fused(fused, tmp_path / "out", "dicom", resampled=resampled(other, fused, alignment))
     for path in (tmp_path / "out" / "resampled").iterdir():
         assert complaints(path) == []
 

@@ -105,7 +105,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
     fused = fuse(mr, pet, transform=Transform(POSE), engine=Engine("maximum", device="cpu"))
     functional = read(pet)
     moved = resampled(functional, fused, align(read(mr), functional, transform=Transform(POSE)))
-    write_fused(fused, folder / "fused", "dicom", moved=moved)
+    write_fused(fused, folder / "fused", "dicom", resampled=moved)
     paths = sorted((folder / "fused" / "resampled").iterdir())
     found["Resampled PET"] = Written(paths, moved, moved.array, float(moved.array.max()) / 65535)
     for name in ("registration", "blending"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medfuse.align.transform import check_target as check_transform
+from medfuse.align.transform import check_transform_target
 from medfuse.errors import OutputError
 from medfuse.io.files import check_output
 from medfuse.output import check_target, whole
@@ -191,6 +191,6 @@ def test_a_name_that_the_system_does_not_take_is_an_output_error(tmp_path: Path)
 @pytest.mark.skipif(sys.platform == "win32", reason="makes links")
 def test_a_loop_of_links_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    for check, name in ((check_output, "x.mha"), (check_output, "x.nii.gz"), (check_transform, "x.tfm")):
+    for check, name in ((check_output, "x.mha"), (check_output, "x.nii.gz"), (check_transform_target, "x.tfm")):
         with pytest.raises(OutputError, match=f"could not write {name}: "):
             check(tmp_path / "loop" / name)

@@ -43,7 +43,7 @@ from medfuse.grid import Grid
 from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.files import read, write
 from medfuse.metrics import color_loss
-from medfuse.pipeline import check_pair, check_target, check_words, fuse, resampled, write_fused
+from medfuse.pipeline import check_fused_target, check_pair, check_words, fuse, resampled, write_fused
 from medfuse.sample.series import write_series
 from medfuse.stages import OTHER, profiled
 from medfuse.volume import Modality, Source, Unit, Volume
@@ -457,7 +457,7 @@ def test_the_verdict_goes_with_what_was_resampled_too(
     found = registration(trust)
     how = Alignment(found.transform, alignment.told(found), found)
     fused = fuse(tmp_path / "mr", pet, transform=how, engine=rule)
-    write_fused(fused, tmp_path / "out", "both", moved=resampled(pet, fused, how))
+    write_fused(fused, tmp_path / "out", "both", resampled=resampled(pet, fused, how))
     image = dcmread(tmp_path / "out" / "dicom" / "resampled" / "resampled-0001.dcm")
     assert ("(doubtful match)" in image.SeriesDescription) == (trust == "doubtful")
     assert f"aligned by: {how.reason};" in image.DerivationDescription
@@ -604,7 +604,9 @@ def test_all_of_a_run_is_one_study_in_one_frame_also_where_no_scan_states_one(
     mr, pet = (replace(one, grid=replace(one.grid, frame_of_reference=None)) for one in (mr, pet))
     first, second = (fuse(mr, pet, register="none", engine=rule, palette=palette) for palette in ("HOT_IRON", "PET"))
     options = DicomOptions(stable_uids=stable)
-    written = write_fused(first, tmp_path / "out", "dicom", also=second, moved=resample(pet, first.grid), dicom=options)
+    written = write_fused(
+        first, tmp_path / "out", "dicom", also=second, resampled=resample(pet, first.grid), dicom=options
+    )
     headers = [dcmread(path, stop_before_pixels=True) for path in written]
     assert len({(one.StudyInstanceUID, one.FrameOfReferenceUID) for one in headers}) == 1
     assert len({one.SeriesInstanceUID for one in headers}) == 3
@@ -628,7 +630,7 @@ def test_a_colour_scan_that_is_to_be_resampled_is_refused_before_the_work(
 def test_two_results_do_not_fit_into_a_file(from_dicom: Volume, tmp_path: Path) -> None:
     for check in (
         lambda: write_fused(from_dicom, tmp_path / "x.nii", also=from_dicom),
-        lambda: check_target(tmp_path / "x.nii", also=True),
+        lambda: check_fused_target(tmp_path / "x.nii", several=True),
     ):
         with pytest.raises(OutputError, match=r"folder for two series, found the file name x\.nii"):
             check()
@@ -660,7 +662,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_and_after(
 ) -> None:
     (tmp_path / "file").write_text("x")
     before = names_below(tmp_path)
-    for check in (check_target, lambda *target, **options: write_fused(from_dicom, *target, **options)):
+    for check in (check_fused_target, lambda *target, **options: write_fused(from_dicom, *target, **options)):
         with pytest.raises(OutputError, match=match):
             check(tmp_path / name, format, inputs=(tmp_path / "mr",))
     assert names_below(tmp_path) == before

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.spatial.transform import Rotation
 
 from medfuse.align import Transform, read_transform, write_transform
-from medfuse.align.transform import Warp, check_target
+from medfuse.align.transform import Warp, check_transform_target
 from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
 
 POINTS = np.random.default_rng(3).uniform(-200, 200, (20, 3))
@@ -358,7 +358,7 @@ def test_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.nii", "a", "a.mat", "tfm"])
 def test_refuses_to_write_another_suffix(name: str, tmp_path: Path) -> None:
-    for refuse in (check_target, lambda path: write_transform(rigid(), path)):
+    for refuse in (check_transform_target, lambda path: write_transform(rigid(), path)):
         with pytest.raises(OutputError, match=r"ending in \.tfm or \.h5 or \.txt"):
             refuse(tmp_path / name)
     assert not list(tmp_path.iterdir())

@@ -24,10 +24,9 @@ from medfuse.align.warp import Warp
 from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
 from medfuse.grid import Grid
 from medfuse.itk import itk_path
-from medfuse.output import check_target as check_place
-from medfuse.output import whole
+from medfuse.output import check_target, whole
 
-__all__ = ["SUFFIXES", "Transform", "Warp", "check_target", "read_transform", "write_transform"]
+__all__ = ["SUFFIXES", "Transform", "Warp", "check_transform_target", "read_transform", "write_transform"]
 
 SUFFIXES = (".tfm", ".h5", ".txt")
 #: More than two scans of one patient can differ by: how much longer or shorter a transform may make anything.
@@ -80,7 +79,7 @@ def _of_a_patient(transform: Transform | Warp, name: str) -> Transform | Warp:
     )
 
 
-def check_target(
+def check_transform_target(
     path: Path | str, *, overwrite: bool = False, deformable: bool = False, inputs: Iterable[Path] = ()
 ) -> None:
     """Refuse a name that `write_transform` would refuse, before long work.
@@ -101,7 +100,7 @@ def check_target(
         raise OutputError(f"expected a {what} ending in {' or '.join(suffixes)}, got {path.name}", "Choose such a name")
     if path.suffix != ".txt":
         itk_path(Path(os.path.realpath(path)), OutputError)
-    check_place(path, overwrite, inputs)
+    check_target(path, overwrite, inputs)
 
 
 def write_transform(
@@ -121,7 +120,7 @@ def write_transform(
         OutputError: The suffix is another, or .txt for a deformable transform; the file exists; it cannot be written.
     """
     path, inputs = Path(path), tuple(inputs)
-    check_target(path, overwrite=overwrite, deformable=isinstance(transform, Warp), inputs=inputs)
+    check_transform_target(path, overwrite=overwrite, deformable=isinstance(transform, Warp), inputs=inputs)
     with whole(path, overwrite=overwrite, inputs=inputs) as beside:
         if path.suffix == ".txt":
             beside.write_text(_as_text(transform.moving_from_fixed), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -26,12 +26,10 @@ from medfuse.io.pictures import Picture, is_picture, read_picture, write_picture
 from medfuse.io.sidecar import modality_named, to_modality
 from medfuse.metrics import MEASURES, Convention
 from medfuse.output import check_target, refuse_strangers, whole
+from medfuse.stages import Progress
 from medfuse.volume import Modality
 
 _Key = TypeVar("_Key")
-
-#: Called with (what is being done, done, total).
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

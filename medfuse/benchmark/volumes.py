@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from medfuse.align.resample import resample
@@ -14,10 +14,8 @@ from medfuse.defaults import PALETTE
 from medfuse.devices import choose_device
 from medfuse.fusion import display_of, leaving_color, modality_beside
 from medfuse.pipeline import to_window
+from medfuse.stages import Progress
 from medfuse.volume import Volume
-
-#: Called with (what is being done, done, total).
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from medfuse.errors import MedfuseError, one_line
+from medfuse.stages import Progress
 
 if TYPE_CHECKING:
     from medfuse.align.verdict import Verdict
     from medfuse.volume import Volume
-
-Progress = Callable[[str, int, int], None]
 
 
 def read_scan(place: str, path: Path, **options: Any) -> Volume:

@@ -170,8 +170,8 @@ def fuse(
         with usage_errors():
             pipeline.check_words(register=register, grid=grid, palette=palette, windows=choices)
             dicom = DicomOptions(multiframe, grey_as, series_description, series_number, stable_uids)
-            pipeline.check_target(
-                out, format, also=also is not None or resampled, dicom=dicom, overwrite=overwrite, inputs=inputs
+            pipeline.check_fused_target(
+                out, format, several=also is not None or resampled, dicom=dicom, overwrite=overwrite, inputs=inputs
             )
             _check_transforms(transform, save_transform, out, register, overwrite, inputs)
             _check_extras(resampled, grid, also, also_window, *of_also.values())
@@ -218,7 +218,7 @@ def fuse(
                 format,
                 also=fused[1] if also else None,
                 companions=not no_companions,
-                moved=pipeline.resampled(moving[0], fused[0], alignment) if resampled else None,
+                resampled=pipeline.resampled(moving[0], fused[0], alignment) if resampled else None,
                 deidentify=key,
                 dicom=dicom,
                 overwrite=overwrite,
@@ -288,25 +288,25 @@ def _check_transforms(
     inputs: Iterable[Path],
 ) -> None:
     """Refuse before long work what is said of transforms and cannot be done."""
-    from medfuse.align.transform import check_target
+    from medfuse.align.transform import check_transform_target
 
     if transform and register not in ("auto", "none"):
         raise ValueError(f"--transform and --register {register} exclude one another")
     if transform and not os.path.isfile(transform):
         raise UnreadableFile(f"expected a transform file, found nothing named {transform.name}", "Check the path")
     if save_transform:
-        check_target(save_transform, overwrite=overwrite, deformable=register == "deformable", inputs=inputs)
+        check_transform_target(save_transform, overwrite=overwrite, deformable=register == "deformable", inputs=inputs)
         if Path(os.path.realpath(save_transform)).is_relative_to(os.path.realpath(out)):
             raise ValueError("expected --save-transform apart from the output, got a path in it")
 
 
 def _given(path: Path, save_transform: Path | None, structural: Any, functional: Any, overwrite: bool) -> Any:
     """The transform of a file, if it can be saved as asked."""
-    from medfuse.align.transform import Warp, check_target, read_transform
+    from medfuse.align.transform import Warp, check_transform_target, read_transform
 
     transform = read_transform(path, structural.grid, functional.grid)
     if save_transform:
-        check_target(save_transform, overwrite=overwrite, deformable=isinstance(transform, Warp))
+        check_transform_target(save_transform, overwrite=overwrite, deformable=isinstance(transform, Warp))
     return transform
 
 

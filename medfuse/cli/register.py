@@ -44,14 +44,14 @@ def register(
     from medfuse.align import register as run
     from medfuse.align import write_transform
     from medfuse.align.register import KINDS
-    from medfuse.align.transform import check_target
+    from medfuse.align.transform import check_transform_target
     from medfuse.alignment import refuse_failed, told
     from medfuse.pipeline import check_patients
 
     if kind not in KINDS:
         raise typer.BadParameter(f"expected a kind of {', '.join(KINDS)}, got {kind!r}")
     inputs = (fixed, moving)
-    check_target(out, overwrite=overwrite, deformable=kind == "deformable", inputs=inputs)
+    check_transform_target(out, overwrite=overwrite, deformable=kind == "deformable", inputs=inputs)
     both = {"fill_nan": fill_nan, "allow_gaps": allow_gaps, "allow_2d": allow_2d}
     pair = (
         read_scan("fixed", fixed, series=fixed_series, frame=fixed_frame, **both),

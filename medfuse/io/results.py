@@ -54,11 +54,13 @@ def _write_dicom(
     return [*written, *(write_companions(fused, folder, uids, nth, dicom) if companions else [])]
 
 
-def write_moved(moved: Volume, fused: Volume, folder: Path, format: str, dicom: DicomOptions, uids: Uids) -> list[Path]:
+def write_resampled_scan(
+    resampled: Volume, fused: Volume, folder: Path, format: str, dicom: DicomOptions, uids: Uids
+) -> list[Path]:
     """Write the functional scan on the grid of a fused volume, beside it: `resampled.nii.gz`, or a folder `resampled`.
 
     Args:
-        moved: The functional scan.
+        resampled: The functional scan.
         fused: What lies in the folder.
         folder: As for `write_result`.
         format: As for `write_result`.
@@ -73,9 +75,9 @@ def write_moved(moved: Volume, fused: Volume, folder: Path, format: str, dicom: 
     """
     from medfuse.io.dicom_resampled import write_resampled
 
-    written = [] if format == "dicom" else write(moved, folder / "resampled.nii.gz")
+    written = [] if format == "dicom" else write(resampled, folder / "resampled.nii.gz")
     if format == "nifti":
         return written
     series = folder / ("dicom" if format == "both" else "") / "resampled"
     series.mkdir()
-    return [*written, *write_resampled(moved, fused.source, series, uids, options=dicom)]
+    return [*written, *write_resampled(resampled, fused.source, series, uids, options=dicom)]

@@ -17,13 +17,13 @@ from typing import Any
 from pydicom import dcmread
 
 from medfuse._version import __version__
-from medfuse.alignment import Progress
 from medfuse.defaults import NOTICE
 from medfuse.errors import InputError, MedfuseError, OutputError, SeriesError
 from medfuse.io.dicom_header import word
 from medfuse.output import UNFINISHED, whole
 from medfuse.pacs.rules import Rules, read_rules
 from medfuse.pacs.study import Engines, Failure, PairResult, StudyResult, fuse_study, prepare
+from medfuse.stages import Progress
 
 #: The environment's names for the folder in and the folder out, by who sets them; the first whole pair counts.
 PLACES = {

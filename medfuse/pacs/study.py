@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medfuse._version import __version__
-from medfuse.alignment import Alignment, Progress, align
+from medfuse.alignment import Alignment, align
 from medfuse.errors import InputError, MedfuseError, MedfuseWarning, OutputError
 from medfuse.fusion import Engine
 from medfuse.io.dicom_options import IS_MAX
@@ -23,6 +23,7 @@ from medfuse.output import check_target
 from medfuse.pacs.pairs import Candidate, Match, find_pairs
 from medfuse.pacs.rules import Fusion, Rules, read_rules
 from medfuse.pipeline import check_pair, fuse, to_window, write_fused
+from medfuse.stages import Progress
 from medfuse.volume import Volume
 
 #: The exit code of what medfuse did not foresee.

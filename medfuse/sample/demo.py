@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfuse.align import Transform, resample
-from medfuse.alignment import Alignment, Progress, align
+from medfuse.alignment import Alignment, align
 from medfuse.color import Window
 from medfuse.fusion import Display, Engine, display_of
 from medfuse.io.files import read
@@ -18,6 +18,7 @@ from medfuse.output import whole
 from medfuse.pipeline import fuse, write_fused
 from medfuse.report.figure import figure
 from medfuse.sample.head import HeadScans, head_scans, write_sample
+from medfuse.stages import Progress
 from medfuse.volume import Volume
 
 FIGURE = "fused.png"
