@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from medfuse.errors import GeometryError, OutputError, PatientMismatch, Unsuppor
 from medfuse.fusion import Display, Engine, display_of, least_color, modality_beside, slices_whitened
 from medfuse.grid import Grid
 from medfuse.io.dicom_deidentify import deidentified
+from medfuse.io.dicom_header import words
 from medfuse.io.dicom_options import DicomOptions
 from medfuse.io.dicom_uids import uids_of
 from medfuse.io.files import check_output, known_suffix, read, write
@@ -341,11 +342,10 @@ def _different_patients(first: Volume, second: Volume) -> bool:
     if one_header is None or other_header is None:
         return False
 
-    def stated(header: Mapping[str, Any], *keywords: str) -> tuple[str, ...]:
-        return tuple(str(getattr(header, keyword, "") or "").strip().upper() for keyword in keywords)
-
     for keywords in (("PatientID",), ("PatientName", "PatientBirthDate")):
-        one, other = stated(one_header, *keywords), stated(other_header, *keywords)
+        one, other = (
+            ["\\".join(words(header, keyword)).upper() for keyword in keywords] for header in (one_header, other_header)
+        )
         if all(one) and all(other):
             return one != other
     return False

@@ -21,7 +21,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("sample.demo",),
-    ("batch", "pacs", "report", "benchmark", "train"),
+    ("pacs", "report", "benchmark", "train"),
     ("pipeline",),
     ("alignment",),
     ("io", "align", "fusion", "sample"),

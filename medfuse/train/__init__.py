@@ -1,4 +1,4 @@
-"""Training of the networks that medfuse ships. Needs torch and pillow only."""
+"""Training of the networks that medfuse ships. Loads torch, scipy, safetensors, pillow and PyYAML, no more."""
 
 from medfuse.train.config import Config, read_config
 from medfuse.train.loop import train
