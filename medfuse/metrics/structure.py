@@ -51,7 +51,7 @@ def vif(fused: Tensor, source: Tensor) -> Tensor:
         window = gaussian(size, size / 5)
         if scale > 0:
             result, reference = (smooth(image, window)[..., ::2, ::2] for image in (result, reference))
-        reference_variance, result_variance, covariance = _variances(reference, result, window)
+        reference_variance, result_variance, covariance = variances(reference, result, window, 1e-8)
         gain = divide(covariance, reference_variance).clamp(min=0)
         noise = (result_variance - gain * covariance).clamp(min=0)
         signal = gain.square() * reference_variance
@@ -99,13 +99,13 @@ def fsim(fused: Tensor, source: Tensor, *, convention: Convention = "standard") 
     return torch.where(total > 0, divide((similar * weight).sum(dim=(1, 2)), total), similar.mean(dim=(1, 2)))
 
 
-def _variances(first: Tensor, second: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Variances of both images and their covariance in every window; what is only rounding becomes 0."""
+def variances(first: Tensor, second: Tensor, window: Tensor, flat: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Variances of both images and their covariance in every window; a variance below `flat` is rounding: 0."""
     stack = torch.cat([first, second, first * first, second * second, first * second])
     mean_x, mean_y, xx, yy, xy = smooth(stack, window).chunk(5)
     variance_x, variance_y = xx - mean_x**2, yy - mean_y**2
-    flat_x, flat_y = variance_x < 1e-8, variance_y < 1e-8
-    covariance = torch.where(flat_x | flat_y, 0, xy - mean_x * mean_y)
+    flat_x, flat_y = variance_x < flat, variance_y < flat
+    covariance = (xy - mean_x * mean_y).masked_fill(flat_x | flat_y, 0)
     return variance_x.masked_fill(flat_x, 0), variance_y.masked_fill(flat_y, 0), covariance
 
 

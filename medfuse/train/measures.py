@@ -14,7 +14,7 @@ from medfuse.metrics.gradient import PETROVIC, XYDEAS, Edges
 from medfuse.metrics.images import divide
 from medfuse.metrics.similarity import SCALE_WEIGHTS, SSIM_WINDOW, ssim_maps
 from medfuse.metrics.smoothing import gaussian, smooth
-from medfuse.metrics.structure import VIF_WINDOWS, VISUAL_NOISE
+from medfuse.metrics.structure import VIF_WINDOWS, VISUAL_NOISE, variances
 
 #: Variance, in squared grey levels, up to which a window counts as constant: what float32 cannot tell from rounding.
 FLAT = 1e-2
@@ -43,7 +43,7 @@ def vif(fused: Tensor, source: Tensor) -> Tensor:
         window = gaussian(size, size / 5)
         if scale > 0:
             fused, source = (smooth(image, window)[..., ::2, ::2] for image in (fused, source))
-        fused_variance, source_variance, covariance = _variances(fused, source, window)
+        fused_variance, source_variance, covariance = variances(fused, source, window, FLAT)
         gain = (covariance / source_variance.clamp(min=FLAT)).clamp(min=0)
         noise = (fused_variance - gain * covariance).clamp(min=0)
         kept = kept + (gain.square() * source_variance / (noise + VISUAL_NOISE)).log1p().sum(dim=(1, 2, 3))
@@ -84,12 +84,3 @@ def _edges(image: Tensor, scale: float = 1) -> Edges:
     least = torch.where(across < 0, -1e-3, 1e-3)
     angle = torch.atan(-down / torch.where(across.abs() < 1e-3, least, across))
     return Edges((across.square() + down.square() + 1e-6).sqrt(), angle)
-
-
-def _variances(first: Tensor, second: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    stack = torch.cat([first, second, first * first, second * second, first * second])
-    mean_x, mean_y, xx, yy, xy = smooth(stack, window).chunk(5)
-    variance_x, variance_y = xx - mean_x**2, yy - mean_y**2
-    flat_x, flat_y = variance_x < FLAT, variance_y < FLAT
-    covariance = (xy - mean_x * mean_y).masked_fill(flat_x | flat_y, 0)
-    return variance_x.masked_fill(flat_x, 0), variance_y.masked_fill(flat_y, 0), covariance
