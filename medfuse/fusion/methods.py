@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from medfuse.fusion.networks import COMPILED, FEATURES, FUSERS, NETWORKS, AutoEncoder
+from medfuse.fusion.networks import COMPILED, FEATURES, FUSERS, NETWORKS
 from medfuse.fusion.networks.collapsed import channels_last
 from medfuse.fusion.rules import ShearletCnn, ZeroLearning, guided_filter_fusion, laplacian_pyramid
 from medfuse.fusion.strategies import STRATEGIES
@@ -167,19 +167,15 @@ class Method:
 
     def _prepared(self, network: str, file: str, weights: str | Path | None, device: torch.device | str) -> Prepared:
         """The rule of a method that has a network, with its weights read: the shipped ones of that name, or others."""
-        if network in FEATURES:
-            features = FEATURES[network]()
-            digest = read_weights(features, file, weights)
-            return FEATURE_RULES[self.name](features.eval().to(device)), digest
-        if network in FUSERS:
-            fuser = FUSERS[network]()
-            digest = read_weights(fuser, file, weights)
-            return self._fuser(fuser, device), digest
-        module = NETWORKS[network]()
+        module = {**FEATURES, **FUSERS, **NETWORKS}[network]()
         digest = read_weights(module, file, weights)
+        if network in FEATURES:
+            return FEATURE_RULES[self.name](module.eval().to(device)), digest
+        if network in FUSERS:
+            return self._fuser(module, device), digest
         return self._merging(network, module, device), digest
 
-    def _merging(self, network: str, module: AutoEncoder, device: torch.device | str) -> Rule:
+    def _merging(self, network: str, module: nn.Module, device: torch.device | str) -> Rule:
         """The rule of a network whose features are merged."""
         decoder = COMPILED[network](module.eval()).eval().to(device)
         encoder, dtype = decoder, torch.float32

@@ -253,6 +253,22 @@ class Pointwise(nn.Module):
         return pixels.permute(0, 3, 1, 2)
 
 
+class Repeated(nn.Module):
+    """A convolution applied once, twice and three times, summed."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        once: Tensor = self.conv(x)
+        twice = self.conv(once)
+        once += twice
+        once += self.conv(twice)
+        return once
+
+
 def kernel_of(plain: nn.Module, channels: int, reach: int, border: int) -> tuple[Tensor, Tensor]:
     """Weight (C, channels, side, side) and bias (C,) of affine layers far from the border, by their impulse response.
 

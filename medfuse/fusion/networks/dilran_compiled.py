@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfuse.fusion.networks.autoencoder import AutoEncoder, Part
-from medfuse.fusion.networks.collapsed import Collapsed, Rim, Strips, affine_of, bands, kernel_of
+from medfuse.fusion.networks.collapsed import Collapsed, Repeated, Rim, Strips, affine_of, bands, kernel_of
 from medfuse.fusion.networks.dilran import Dilran, Encoder
 from medfuse.fusion.networks.lit import lit
 from medfuse.fusion.networks.pooling import CHANNELS, enlarged, pooled
@@ -215,21 +215,6 @@ class Front(nn.Module):
         deep: Tensor = torch.cat([conv(x) for conv in self.encoder.dilated], dim=1)
         deep = self.encoder.norm(self.encoder.reduce(deep))
         return deep
-
-
-class Repeated(nn.Module):
-    """A convolution applied once, twice and three times, summed."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
-        once = self.conv(x)
-        twice = self.conv(once)
-        result: Tensor = once + twice + self.conv(twice)
-        return result
 
 
 class Scaled(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medfuse.fusion.networks.autoencoder import AutoEncoder
-from medfuse.fusion.networks.pooling import CHANNELS, coarse, enlarged, pooled
+from medfuse.fusion.networks.pooling import CHANNELS, coarse, enlarged, halvings
 
 
 class PyramidAttention(nn.Module):
@@ -22,9 +22,7 @@ class PyramidAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 64, H, W) to (N, 64, H, W)."""
-        levels = [x]
-        for _ in range(3):
-            levels.append(pooled(levels[-1]))
+        levels = halvings(x)
         summed = self._attended(levels[-1])
         for level in reversed(levels[1:-1]):
             summed = self._attended(level) + enlarged(summed, level)

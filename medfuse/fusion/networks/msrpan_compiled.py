@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from medfuse.fusion.networks.autoencoder import AutoEncoder
-from medfuse.fusion.networks.collapsed import Collapsed, Pointwise, affine_of, channels_last
+from medfuse.fusion.networks.collapsed import Collapsed, Pointwise, Repeated, affine_of, channels_last
 from medfuse.fusion.networks.msrpan import Msrpan
-from medfuse.fusion.networks.pooling import CHANNELS, enlarged, pooled
+from medfuse.fusion.networks.pooling import CHANNELS, enlarged, halvings, pooled
 
 
 class CompiledMsrpan(AutoEncoder):
@@ -33,7 +33,7 @@ class CompiledMsrpan(AutoEncoder):
 
     def __init__(self, network: Msrpan) -> None:
         super().__init__()
-        self.attention = Attention(network.pyramid.conv)
+        self.attention = Repeated(copy.deepcopy(network.pyramid.conv))
         first = nn.Sequential(network.shallow, self.attention)
         self.first_attention = Collapsed(first, channels=1, reach=3, border=3)
         self.decoder = Collapsed(network.decoder, CHANNELS, reach=2, border=1)
@@ -55,13 +55,13 @@ class CompiledMsrpan(AutoEncoder):
         After each block the features are share·(w·x + b) plus `rest`, enlarged; in the end slope·x plus offset, both
         enlarged.
         """
-        images = _halvings(pooled(image))
+        images = halvings(pooled(image))
         levels = [self.shallow(small) for small in images]
         average, shallow = images[0], levels[0]
         share = self.scale
         rest = self._normed(_change(levels, [self.first_attention(small) for small in images[:-1]]))
         for _ in range(2):
-            levels = _halvings(torch.addcmul(rest, share, shallow))
+            levels = halvings(torch.addcmul(rest, share, shallow))
             rest = self._normed(_change(levels, [self.attention(level) for level in levels[:-1]]).add_(rest))
             share = self.scale * share
         coarse = average.relu()
@@ -74,41 +74,12 @@ class CompiledMsrpan(AutoEncoder):
         return torch.addcmul(self.shift, self.scale, x)
 
 
-class Attention(nn.Module):
-    """One convolution applied once, twice and three times, summed.
-
-    Args:
-        conv: The convolution; its tensors are copied.
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = copy.deepcopy(conv)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 64, H, W) to (N, 64, H, W)."""
-        once = self.conv(x)
-        twice = self.conv(once)
-        once += twice
-        once += self.conv(twice)
-        result: Tensor = once
-        return result
-
-
-def _halvings(x: Tensor) -> list[Tensor]:
-    """The image, and it at a half, a quarter and an eighth of its size."""
-    levels = [x]
-    for _ in range(3):
-        levels.append(pooled(levels[-1]))
-    return levels
-
-
 def _change(levels: list[Tensor], attended: list[Tensor]) -> Tensor:
     """What a pyramid block adds to its input before the norm, at half the size.
 
     Args:
         levels: The input at a half, a quarter, an eighth and a sixteenth of the size.
-        attended: `Attention` of the first three.
+        attended: `Repeated` of the first three.
     """
     summed = torch.zeros_like(levels[-1])
     for level, coarser, attention in reversed(list(zip(levels, levels[1:], attended, strict=False))):

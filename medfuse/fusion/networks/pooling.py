@@ -14,6 +14,14 @@ def pooled(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
+def halvings(x: Tensor) -> list[Tensor]:
+    """The image, and it at a half, a quarter and an eighth of its size."""
+    levels = [x]
+    for _ in range(3):
+        levels.append(pooled(levels[-1]))
+    return levels
+
+
 def enlarged(x: Tensor, like: Tensor) -> Tensor:
     """Every value repeated 2×2, cut to the height and width of `like`."""
     return F.interpolate(x, scale_factor=2, mode="nearest")[..., : like.shape[-2], : like.shape[-1]]
