@@ -28,7 +28,7 @@ FLOORS = (
     ("itk", "interpolation", "devices"),
     ("volume",),
     ("grid", "color", "metrics"),
-    ("output", "process", "stages", "values"),
+    ("markdown", "output", "process", "stages", "values"),
     ("errors", "defaults", "_version"),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medfuse.benchmark.measuring import SLICES_AT_ONCE, Planes, Shown, Values, check_shown, measure_planes
-from medfuse.benchmark.table import SIDES, Safety, Statistic, described, heading, markdown, measures_of, number
+from medfuse.benchmark.table import SIDES, Safety, Statistic, described, heading, measures_of, number
 from medfuse.color import Percentiles, Window
 from medfuse.defaults import PALETTE
 from medfuse.devices import choose_device
@@ -22,6 +22,7 @@ from medfuse.io.dicom_header import words
 from medfuse.io.dicom_slices import FUSED_MAX
 from medfuse.io.files import read
 from medfuse.io.pictures import is_picture, read_picture
+from medfuse.markdown import markdown
 from medfuse.metrics import MEASURES, Convention
 from medfuse.pipeline import to_window
 from medfuse.volume import Modality, Unit, Volume, parameters_of

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from medfuse.markdown import markdown
 from medfuse.metrics import MEASURES, SAFETY, Convention, Measure
 
 #: What a measure of two sources gives: over both, for each alone, and for the one that fared worse.
@@ -240,13 +241,3 @@ def heading(measure: Measure) -> str:
 def described(measure: Measure) -> dict[str, str]:
     """A measure in plain values."""
     return {"name": measure.name, "title": measure.title, "unit": measure.unit, "better": measure.better}
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the header first, as a Markdown table."""
-
-    def line(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
-
-    rule = ["---", *(["---:"] * (len(rows[0]) - 1))]
-    return "".join(line(row) for row in (rows[0], rule, *rows[1:]))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from medfuse.align.resample import resample
 from medfuse.benchmark.contenders import to_contenders
 from medfuse.benchmark.measuring import SafetyValues, Shown, check_shown
-from medfuse.benchmark.table import Safety, heading, markdown, measures_of
+from medfuse.benchmark.table import Safety, heading, measures_of
 from medfuse.color import Percentiles, Window
 from medfuse.defaults import PALETTE
 from medfuse.devices import choose_device
 from medfuse.fusion import display_of, leaving_color, modality_beside
+from medfuse.markdown import markdown
 from medfuse.pipeline import to_window
 from medfuse.stages import Progress
 from medfuse.volume import Volume

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from medfuse.cli.tables import print_table
+from medfuse.markdown import markdown
 from medfuse.stages import OTHER, Profile, peak_memory_bytes
 
 #: The stages in the order of the path; others that there may be come before what is left.
@@ -32,9 +33,7 @@ def print_profile(profile: Profile, slices: int) -> None:
     """Print a profile as a table, with the slices a second and the most memory that was held below it."""
     rows = [(name, f"{seconds:.2f}", f"{seconds / profile.total:.1%}") for name, seconds in _rows(profile)]
     table = [("stage", "seconds", "share"), *rows, ("total", f"{profile.total:.2f}", "100.0%")]
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    lines.insert(1, "|---|--:|--:|")
-    print_table("where the time went", table, "\n".join(("", *lines, "", "")))
+    print_table("where the time went", table, f"\n{markdown(table)}\n")
     memory = peak_memory_bytes()
     held = "" if memory is None else f"; at most {memory / 2**20:.0f} MiB of memory"
     typer.echo(f"{slices} slices, {slices / profile.total:.1f} a second{held}")

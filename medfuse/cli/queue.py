@@ -15,6 +15,7 @@ from medfuse.cli.console import print_json
 from medfuse.cli.options import AsJson
 from medfuse.cli.tables import print_table
 from medfuse.errors import InputError, one_line
+from medfuse.markdown import markdown
 
 if TYPE_CHECKING:
     from medfuse.pacs.queue import Queue
@@ -56,10 +57,8 @@ def list_(
         return
     header = ["id", "study", "state", "since", "tries", "sent", "to send", "note", *(["UID"] if uids else [])]
     rows = [header, *(_row(entry, uids) for entry in entries)]
-    lines = [" | ".join(row) for row in rows]
-    lines.insert(1, "|".join("---" for _ in header))
     title = f"{len(entries)} studies{', paused' if paused else ''}"
-    print_table(title, rows, f"{title}\n\n" + "".join(f"| {line} |\n" for line in lines))
+    print_table(title, rows, f"{title}\n\n{markdown(rows)}")
 
 
 @app.command()
