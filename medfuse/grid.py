@@ -136,6 +136,11 @@ class Grid:
         points: NDArray[np.float64] = np.asarray(index, dtype=np.float64) @ self.lps_from_index[:3, :3].T
         return points + self.origin_mm
 
+    def spread_mm(self, most: int) -> NDArray[np.float64]:
+        """LPS positions in mm, shape (N, 3), of points all over the grid, at most so many along each axis."""
+        axes = [np.linspace(0, n - 1, min(n, most)) for n in self.shape]
+        return self.points_mm(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
+
     def index_of(self, points_mm: ArrayLike) -> NDArray[np.float64]:
         """Fractional indices (k, j, i), shape (N, 3), of LPS positions in mm, shape (N, 3)."""
         inverse = self.index_from_lps

@@ -58,3 +58,10 @@ def assert_grid_is_of_image(volume: Volume, image: sitk.Image, tolerance_mm: flo
     for index in [(0, 0, 0), (k - 1, 0, 0), (0, j - 1, 0), (0, 0, i - 1), (k - 1, j - 1, i - 1)]:
         theirs = image.TransformIndexToPhysicalPoint(tuple(int(n) for n in index[::-1]))
         np.testing.assert_allclose(volume.grid.points_mm([index])[0], theirs, atol=tolerance_mm)
+
+
+def sitk_series(folder: Path) -> sitk.Image:
+    """A DICOM series as SimpleITK reads it."""
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    return reader.Execute()

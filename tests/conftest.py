@@ -50,6 +50,13 @@ def oblique_volume(oblique_grid: Grid) -> Volume:
 
 
 @pytest.fixture
+def rgb(oblique_grid: Grid) -> Volume:
+    """A volume on the oblique grid in colour."""
+    array = np.random.default_rng(0).integers(0, 256, (*oblique_grid.shape, 3), np.uint8)
+    return Volume(array, oblique_grid, Modality.PT, Unit.RGB)
+
+
+@pytest.fixture
 def ct_series(oblique_volume: Volume, tmp_path: Path) -> Path:
     """The oblique volume as a CT series: five files in a folder, named and numbered in another order than they lie."""
     folder = tmp_path / "ct_series"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
 from math import log2
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from parts import BENCHMARKS, cells, part
 from typer.testing import CliRunner
 
 from medfuse.fusion import READY
@@ -21,15 +21,6 @@ from medfuse.fusion.methods import Method
 from medfuse.fusion.settings import ARITHMETIC, EXACT, TF32
 from medfuse.grid import Grid
 from medfuse.volume import Modality, Unit, Volume
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-def part(name: str) -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        return importlib.import_module(name)
-
 
 rows, task, batches, reference, forms, pictures, counting, measuring, volumes, machine, tables, performance = (
     part(name)
@@ -252,10 +243,6 @@ def test_machine_tells_neither_its_name_nor_a_path() -> None:
 def made(what: str, method: str, **values: object) -> dict:
     job = Task(what, method, "256x256", "head")
     return {**{name: getattr(job, name) for name in Task.__dataclass_fields__}, "load": 0.5, **values}
-
-
-def cells(table: str, line: int) -> list[str]:
-    return [cell.strip() for cell in table.splitlines()[line].strip("|").split("|")]
 
 
 def test_pair_table_has_medians_and_ratios() -> None:

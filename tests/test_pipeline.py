@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from agreement import assert_agrees_with_nifti, assert_grid_is_of_image
+from agreement import assert_agrees_with_nifti, assert_grid_is_of_image, sitk_series
 from phantoms import phantom
 from programs import dcm2niix
 from pydicom import Dataset, dcmread
@@ -688,13 +688,6 @@ def test_all_or_nothing(from_dicom: Volume, tmp_path: Path, monkeypatch: pytest.
 # Real scans
 
 
-def image_of(folder: Path) -> sitk.Image:
-    """A DICOM series as SimpleITK reads it."""
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
-    return reader.Execute()
-
-
 def assert_same_picture(one: Volume, other: Volume, most: int = 4) -> None:
     """Alike to 1/255, but where rounding chose the next of a palette's 256 colours: those are up to 4/255 apart."""
     levels = 1 if one.is_color else 255
@@ -705,7 +698,7 @@ def assert_same_picture(one: Volume, other: Volume, most: int = 4) -> None:
 
 def assert_lies_as(structural: Path, out: Path, tmp_path: Path) -> None:
     """What was written, DICOM and NIfTI, has the geometry of the structural series, to other programs' eyes."""
-    slices, nifti, scan = image_of(out / "dicom"), sitk.ReadImage(out / "fused.nii.gz"), image_of(structural)
+    slices, nifti, scan = sitk_series(out / "dicom"), sitk.ReadImage(out / "fused.nii.gz"), sitk_series(structural)
     for image in (slices, nifti):
         assert image.GetSize() == scan.GetSize()
         for what in ("GetSpacing", "GetOrigin", "GetDirection"):

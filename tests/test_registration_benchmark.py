@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from concurrent.futures import ProcessPoolExecutor
 from math import inf
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parts import BENCHMARKS, cells, part
 from scipy.spatial.transform import Rotation
 
 from medfuse.align import Transform
 from medfuse.grid import Grid
 from medfuse.sample import head as sample
 from medfuse.volume import Modality, Volume
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-def part(name: str) -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        return importlib.import_module(name)
-
 
 displacements, cases, methods, measuring, tables, judging, registration = (
     part(name)
@@ -150,10 +140,6 @@ def row(case: str = "head/ct-mr", method: str = "medfuse", trust: str | None = N
 
 def displaced(error_mm: float | None, trust: str | None = None, **values: object) -> dict:
     return row(trust=trust, tolerance_mm=0.5, **({} if error_mm is None else {"error_mm": error_mm}), **values)
-
-
-def cells(table: str, line: int) -> list[str]:
-    return [cell.strip() for cell in table.splitlines()[line].strip("|").split("|")]
 
 
 def test_table_counts_verdicts() -> None:

@@ -132,12 +132,6 @@ def test_outside_is_nothing(oblique_volume: Volume, fixed: Grid, unit: Unit, lif
     assert set(laid.array[expected == 1e6]) == {outside}
 
 
-@pytest.fixture
-def rgb(oblique_grid: Grid) -> Volume:
-    array = np.random.default_rng(0).integers(0, 256, (*oblique_grid.shape, 3), np.uint8)
-    return Volume(array, oblique_grid, Modality.PT, Unit.RGB)
-
-
 def test_colour_is_interpolated_by_channel_and_rounded(rgb: Volume, fixed: Grid, moved: Transform) -> None:
     laid = resample(rgb, fixed, moved)
     assert laid.is_color

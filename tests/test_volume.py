@@ -15,12 +15,6 @@ from medfuse.grid import Grid
 from medfuse.volume import Modality, Pair, Source, Step, Unit, Volume
 
 
-@pytest.fixture
-def rgb(oblique_grid: Grid) -> Volume:
-    array = np.random.default_rng(0).integers(0, 256, (*oblique_grid.shape, 3), np.uint8)
-    return Volume(array, oblique_grid, Modality.PT, Unit.RGB)
-
-
 def test_modalities_are_dicom_terms() -> None:
     assert Modality("PT") is Modality.PT
     assert {m for m in Modality if m.is_functional} == {Modality.PT, Modality.NM}

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfuse.align import Transform
-from medfuse.grid import Grid
 from medfuse.io.files import read
 from medfuse.sample.head import HeadScans, head_scans
 from medfuse.volume import Modality, Volume
@@ -49,7 +48,7 @@ class Case:
         index = np.argwhere(self.fixed.array > self.fixed.array.mean())
         np.random.default_rng(0).shuffle(index)
         points = self.fixed.grid.points_mm(index[: 20 * TARGETS])
-        return points[_inside(self.moving.grid, self.truth.apply(points))][:TARGETS]
+        return points[self.moving.grid.contains(self.truth.apply(points))][:TARGETS]
 
 
 def anchors_mm(points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -115,8 +114,3 @@ def _head(name: str) -> Case:
     if name == TIMING:
         fixed, moving = sampled(fixed), sampled(moving)
     return Case(name, fixed, moving, Transform(scans.mr_from_pet).inverse(), PHANTOM_TOLERANCE_MM)
-
-
-def _inside(grid: Grid, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
-    index = grid.index_of(points_mm)
-    return np.asarray(((index >= -0.5) & (index <= np.array(grid.shape) - 0.5)).all(axis=1))

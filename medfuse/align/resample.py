@@ -139,9 +139,7 @@ def _is_identity(transform: Transform | Warp, grid: Grid) -> bool:
 
 
 def _share_inside(grid: Grid, other: Grid, transform: Transform | Warp) -> float:
-    axes = [np.linspace(0, n - 1, min(n, 64)) for n in grid.shape]
-    points = grid.points_mm(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
-    return float(other.contains(transform.apply(points)).mean())
+    return float(other.contains(transform.apply(grid.spread_mm(64))).mean())
 
 
 def _blur_mm(volume: Volume, grid: Grid, transform: Transform | Warp) -> NDArray[np.float64]:

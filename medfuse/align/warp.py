@@ -24,6 +24,8 @@ MOST_POINTS = 1_000_000
 WIDEST_MM = 100_000.0
 #: Points of a field with the margin into which it moves any; to be inverted they take 100 bytes each.
 MOST_PADDED = 16_000_000
+#: Points along each axis, at most, at which a map is looked at.
+ALONG = 20
 #: How far there and back may miss a point for an inverse to be one.
 INVERSE_TOLERANCE_MM = 1.0
 #: How near two linear maps are one, and how far beyond the deformed space an inverse is looked at.
@@ -68,7 +70,7 @@ class Warp:
         )
         if not all(np.isfinite(_numbers(part)).all() for part in _parts(itk)):
             raise nonsense
-        points = _spread(_deformed(itk))
+        points = _deformed(itk).spread_mm(ALONG)
         mapped = _mapped(itk, points)
         try:
             from_points = np.linalg.lstsq(np.column_stack([points, np.ones(len(points))]), mapped, rcond=None)[0].T
@@ -130,7 +132,7 @@ class Warp:
         )
         bent = sitk.DisplacementFieldTransform(sitk.Image(inverted))
         inverse = Warp(back, sitk.CompositeTransform([bent, back.to_itk()]))
-        points = _spread(whole)
+        points = whole.spread_mm(ALONG)
         _, outer = _lattices(self.itk)
         if outer.distance_mm(self.linear, whole.corners_mm).max() > SAME_MM:
             reach_mm = outer.distance_mm(self, _faces(whole)).max()
@@ -138,7 +140,7 @@ class Warp:
             near = sitk.DisplacementFieldTransform(_displacements(moved, _sampled(_grown(whole, reach_mm))))
             inverse = Warp(back, sitk.CompositeTransform([near, outer.inverse().to_itk()]))
             if reach_mm < INVERSE_TOLERANCE_MM:
-                points = np.concatenate([points, _spread(_grown(whole, BEYOND_MM))])
+                points = np.concatenate([points, _grown(whole, BEYOND_MM).spread_mm(ALONG)])
         missed = float(np.linalg.norm(inverse.apply(self.apply(points)) - points, axis=1).max())
         if not missed <= INVERSE_TOLERANCE_MM:
             raise RegistrationError(
@@ -231,15 +233,9 @@ def _grown(grid: Grid, margin_mm: float) -> Grid:
 
 def _faces(grid: Grid) -> NDArray[np.float64]:
     """Points all over the faces of a grid, (N, 3); a little inside, for ITK does not bend the faces themselves."""
-    shares = np.stack(np.meshgrid(*[np.linspace(RIM, 1 - RIM, 20)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    shares = np.stack(np.meshgrid(*[np.linspace(RIM, 1 - RIM, ALONG)] * 3, indexing="ij"), -1).reshape(-1, 3)
     on_face = ((shares == RIM) | (shares == 1 - RIM)).any(axis=1)
     return grid.points_mm(shares[on_face] * (np.array(grid.shape) - 1))
-
-
-def _spread(grid: Grid) -> NDArray[np.float64]:
-    """Points all over a grid, 20 along each axis at most, shape (N, 3)."""
-    axes = [np.linspace(0, n - 1, min(n, 20)) for n in grid.shape]
-    return grid.points_mm(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
 
 
 def _deformed(itk: sitk.Transform) -> Grid:
