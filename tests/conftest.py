@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,18 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder of real data, ../shared/data, is not here")
     return SHARED
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file grows beyond `size` bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource", reason="no limits of files on this system")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def oblique_direction(seed: int = 1) -> np.ndarray:

@@ -484,6 +484,10 @@ def test_outputs_are_checked_before_anything_is_computed(grey: Path, tmp_path: P
     for path in (tmp_path / "out" / "t.json", tmp_path / "out"):
         with pytest.raises(ValueError, match="apart from one another"):
             run(grey, **words, outputs=Outputs(pictures=tmp_path / "out", json=path))
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match="loop"):
+        run(grey, **words, outputs=Outputs(json=tmp_path / "loop", csv=tmp_path / "t.csv"))
+    (tmp_path / "loop").unlink()
     with pytest.raises(OutputError, match="an input"):
         run(grey, **words, outputs=Outputs(pictures=grey / "ct"), overwrite=True)
     outputs = Outputs(pictures=tmp_path / "out", json=tmp_path / "t.json")
@@ -815,6 +819,8 @@ def test_grey_as_dicom_is_measured_as_it_is_in_nifti(volumes: Path, tmp_path: Pa
         score_result(tmp_path / "out/dicom", *sources, device="cpu")
     with pytest.raises(ValueError, match="series for volumes only"):
         score_result(*[tmp_path / "a.png"] * 3, series=("1", None, None))
+    with pytest.raises(ValueError, match="a palette for volumes only"):
+        score_result(*[tmp_path / "a.png"] * 3, palette="HOT_IRON")
 
 
 def test_what_is_no_result_is_refused(volumes: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -892,6 +893,32 @@ def test_nothing_is_left_when_writing_fails(
     refused(7, "No space left", "fuse", scans / "study/mr", scans / "study/pet", "-o", "deep/out", *options)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device on this system")
+@pytest.mark.parametrize("command", ["methods", "info"])
+def test_what_is_printed_to_a_full_disk_is_no_fault_of_ours(scans: Path, command: str) -> None:
+    arguments = ["methods"] if command == "methods" else ["info", str(scans / "pet.nii.gz"), "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "medfuse", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, "could not write: No space left on device" in done.stderr) == (7, True), done.stderr
+
+
+@pytest.mark.parametrize(("place", "code"), [("scan", 0), ("folder", 0), ("out", 7)])
+def test_the_system_s_rights_are_judged_by_what_reads_and_writes(
+    medfuse: Command, scans: Path, monkeypatch: pytest.MonkeyPatch, place: str, code: int
+) -> None:
+    """Not by the options, as a wrong usage, with the whole path."""
+    Path("out.nii").write_bytes(b"")
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    arguments = {
+        "scan": ("info", scans / "pet.nii.gz"),
+        "folder": ("info", scans / "study"),
+        "out": ("convert", scans / "pet.nii.gz", "out.nii", "--overwrite"),
+    }[place]
+    assert medfuse(*arguments).code == code
+
+
 @pytest.mark.parametrize(
     ("error", "match"),
     [
@@ -901,6 +928,7 @@ def test_nothing_is_left_when_writing_fails(
         (RuntimeError("allocation policy in memory"), "unforeseen RuntimeError"),
         (ValueError("out of memory"), "unforeseen ValueError"),
         (ZeroDivisionError(NAME), "unforeseen ZeroDivisionError.*MEDFUSE_DEBUG=1"),
+        (OSError(errno.ENOTTY, NAME), "unforeseen OSError"),
     ],
 )
 def test_what_was_not_foreseen_ends_in_one_line_too(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from conftest import files_of_at_most
 
 from medfuse.errors import OutputError, SeriesError, UnreadableFile
 from medfuse.io import limits
@@ -234,6 +235,46 @@ def test_existing_files_and_inputs_are_spared(oblique_volume: Volume, tmp_path: 
     with pytest.raises(OutputError, match=r"x\.json exists"):
         write(changed, tmp_path / "x.nii")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "y.nii"]
+
+
+@pytest.mark.parametrize("missing", [1, 100])
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.nrrd", "x.mha", "x"])
+def test_a_full_disk_is_told_and_leaves_nothing(
+    oblique_volume: Volume, tmp_path: Path, name: str, missing: int
+) -> None:
+    volume = replace(oblique_volume, modality=Modality.MR, unit=Unit.ARBITRARY)
+    size = max(file.stat().st_size for file in write(volume, tmp_path / "whole" / name))
+    with files_of_at_most(size - missing), pytest.raises(OutputError, match=r"File too large|space"):
+        write(volume, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_what_is_written_through_a_link_takes_its_sidecar_along(
+    oblique_volume: Volume, tmp_path: Path, suffix: str
+) -> None:
+    """The link stays, and no file is left beside a sidecar that speaks of another scan."""
+    target, link = tmp_path / f"scan{suffix}", tmp_path / f"latest{suffix}"
+    write(oblique_volume, target)
+    link.symlink_to(target.name)
+    mr = Volume(oblique_volume.array, oblique_volume.grid, Modality.MR)
+    written = write(mr, link, overwrite=True)
+    assert link.is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {target.name, "scan.json", link.name}
+    assert {path.name for path in written} == {target.name, "scan.json"}
+    for path in (target, link):
+        assert (read(path).modality, read(path).unit) == (Modality.MR, Unit.ARBITRARY)
+    link.rename(tmp_path / "latest.nii")
+    with pytest.raises(OutputError, match="scan" + suffix.replace(".", r"\.") + " exists"):
+        write(mr, tmp_path / "latest.nii")
+
+
+def test_a_sidecar_beside_a_link_goes_before_that_of_its_target(oblique_volume: Volume, tmp_path: Path) -> None:
+    write(oblique_volume, tmp_path / "a.nii")
+    (tmp_path / "mine.nii").symlink_to("a.nii")
+    assert read(tmp_path / "mine.nii").modality is Modality.CT
+    (tmp_path / "mine.json").write_text('{"Modality": "MR"}')
+    assert read(tmp_path / "mine.nii").modality is Modality.MR
 
 
 def test_the_sidecar_of_an_input_is_spared(oblique_volume: Volume, tmp_path: Path) -> None:

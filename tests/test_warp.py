@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import oblique_direction
+from conftest import files_of_at_most, oblique_direction
 
 from medfuse.align.transform import Transform, Warp, read_transform, write_transform
 from medfuse.align.warp import folding
@@ -179,6 +179,17 @@ def test_files_keep_it(bent: sitk.Transform, suffix: str, tmp_path: Path, points
     assert isinstance(found, Warp)
     np.testing.assert_allclose(found.apply(points), written.apply(points), atol=1e-9)
     np.testing.assert_allclose(itk_maps(sitk.ReadTransform(str(path)), points), written.apply(points), atol=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".tfm", ".h5", ".txt"])
+@pytest.mark.parametrize("missing", [1, 100])
+def test_a_full_disk_is_told_and_leaves_nothing(suffix: str, missing: int, tmp_path: Path) -> None:
+    transform = Transform.from_itk(RIGID) if suffix == ".txt" else warp()
+    write_transform(transform, tmp_path / f"whole{suffix}")
+    size = (tmp_path / f"whole{suffix}").stat().st_size
+    with files_of_at_most(size - missing), pytest.raises(OutputError, match=r"File too large|space|ITK"):
+        write_transform(transform, tmp_path / f"x{suffix}")
+    assert [path.name for path in tmp_path.iterdir()] == [f"whole{suffix}"]
 
 
 def test_a_matrix_cannot_hold_it(tmp_path: Path) -> None:

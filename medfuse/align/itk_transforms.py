@@ -52,6 +52,11 @@ def suffix_for_itk(path: Path, start: bytes) -> str:
     raise unreadable(path.name)  # of all else ITK would ask libraries that print
 
 
+def is_whole_text(path: Path) -> bool:
+    """Whether a text that ITK has written holds all of it: every parameter, and the end of the last line."""
+    return path.read_bytes().endswith(b"\n") and _of_text(path) is not None
+
+
 def unreadable(name: str) -> UnreadableFile:
     """The refusal of a file that is no transform."""
     return UnreadableFile(

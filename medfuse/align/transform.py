@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from medfuse.align.itk_transforms import suffix_for_itk, unreadable
+from medfuse.align.itk_transforms import is_whole_text, suffix_for_itk, unreadable
 from medfuse.align.linear import Transform
 from medfuse.align.warp import Warp
 from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
@@ -129,6 +129,8 @@ def write_transform(
             sitk.WriteTransform(transform.to_itk(), itk_path(beside, OutputError))
         except RuntimeError as error:
             raise OutputError(f"cannot write {path.name}: ITK could not write it") from error
+        if path.suffix == ".tfm" and not is_whole_text(beside):  # ITK takes no notice of a full disk
+            raise OutputError(f"cannot write {path.name} whole", "Check the space left on the disk")
 
 
 def _read_itk(path: Path, start: bytes) -> Transform | Warp:

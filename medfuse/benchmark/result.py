@@ -150,7 +150,7 @@ def score_result(
     paths = (fused, structural, functional)
     chosen = choose_device(device)
     if any(is_picture(path) for path in paths):
-        for what, given in (("windows", window or structural_window), ("series", any(series))):
+        for what, given in (("windows", window or structural_window), ("a palette", palette), ("series", any(series))):
             if given:
                 raise ValueError(f"expected {what} for volumes only, got one for images")
         shown, kept = _read_pictures(paths), np.array([True])

@@ -59,7 +59,7 @@ class Outputs:
             ValueError: One lies in another.
             OutputError: One exists, or holds an input.
         """
-        for first, second in combinations([path.resolve() for path in self.paths()], 2):
+        for first, second in combinations([Path(os.path.realpath(path)) for path in self.paths()], 2):
             if first.is_relative_to(second) or second.is_relative_to(first):
                 raise ValueError(f"expected outputs apart from one another, got {first.name} and {second.name}")
         for path in self.paths():

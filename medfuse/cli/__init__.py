@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 a fault of medfuse, or too little memory; 2 wrong usage; 3
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import logging
 import os
@@ -33,10 +34,12 @@ from medfuse.cli import (
     train,
     weights,
 )
-from medfuse.errors import MedfuseError
+from medfuse.errors import MedfuseError, OutputError
 
 #: What typer raises on wrong usage; it exports this child of it only.
 UsageError: Any = typer.BadParameter.__base__
+#: Errors of the system that say that nothing more can be written.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: What a `RuntimeError` of torch or ITK says where memory is short: on a GPU, in its libraries, on the CPU, in C++.
 OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "Failed to allocate memory", "bad_alloc")
 
@@ -101,6 +104,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("MEDFUSE_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in FULL:  # as of what is printed, to a file
+            _stop(f"could not write: {os.strerror(error.errno)}", OutputError.exit_code)
         _stop(_explained(error), 1)
     if code == 130:
         _stop("interrupted", 130)

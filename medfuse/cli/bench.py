@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from medfuse.cli.console import progress_bars, usage_errors
-from medfuse.cli.options import Device, Overwrite
+from medfuse.cli.options import Device, Overwrite, path_argument, path_option
 from medfuse.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def bench(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of two folders of same-named 2-D images.")],
+    folder: Annotated[Path, path_argument(metavar="DIR", help="Folder of two folders of same-named 2-D images.")],
     structural: Annotated[str, typer.Option(help="The folder of structural images, for example mri.")],
     functional: Annotated[str, typer.Option(help="The folder of functional images, for example pet, spect or ct.")],
     functional_modality: Annotated[
@@ -25,11 +25,11 @@ def bench(
     methods: Annotated[
         str, typer.Option(help="all, or a list with commas: NAME, NAME:STRATEGY, NAME@WEIGHTS.safetensors.")
     ] = "all",
-    save: Annotated[Path | None, typer.Option(help="Folder for the fused images, METHOD/NAME.png.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the table as JSON.")] = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV.")] = None,
+    save: Annotated[Path | None, path_option(help="Folder for the fused images, METHOD/NAME.png.")] = None,
+    json_file: Annotated[Path | None, path_option("--json", metavar="FILE", help="Write the table as JSON.")] = None,
+    csv_file: Annotated[Path | None, path_option("--csv", metavar="FILE", help="Write the table as CSV.")] = None,
     markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table as Markdown.")
+        Path | None, path_option("--markdown", metavar="FILE", help="Write the table as Markdown.")
     ] = None,
     convention: Annotated[str, typer.Option(help="How to measure: standard or paper.")] = "standard",
     device: Device = "auto",

@@ -8,12 +8,23 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json, say_warnings, usage_errors
-from medfuse.cli.options import Allow2d, AllowGaps, AsJson, FillNan, Frame, Modality, Overwrite, Series, Units
+from medfuse.cli.options import (
+    Allow2d,
+    AllowGaps,
+    AsJson,
+    FillNan,
+    Frame,
+    Modality,
+    Overwrite,
+    Series,
+    Units,
+    path_argument,
+)
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A DICOM folder, zip or file, NIfTI, NRRD or MHA.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file .nii, .nii.gz, .nrrd or .mha; or a DICOM folder.")],
+    source: Annotated[Path, path_argument(metavar="IN", help="A DICOM folder, zip or file, NIfTI, NRRD or MHA.")],
+    out: Annotated[Path, path_argument(metavar="OUT", help="A file .nii, .nii.gz, .nrrd or .mha; or a DICOM folder.")],
     series: Series = None,
     modality: Modality = None,
     units: Units = None,

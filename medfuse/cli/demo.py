@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
-from medfuse.cli.options import AsJson, Device, Overwrite
+from medfuse.cli.options import AsJson, Device, Overwrite, path_option
 from medfuse.defaults import NOTICE
 
 
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("demo"),
+    out: Annotated[Path, path_option("-o", "--out", help="Folder to write to.")] = Path("demo"),
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: AsJson = False,

@@ -35,6 +35,8 @@ from medfuse.cli.options import (
     SeriesOf,
     Threads,
     Units,
+    path_argument,
+    path_option,
 )
 from medfuse.cli.profile import print_profile, profile_json
 from medfuse.defaults import METHOD, NOTICE, PALETTE
@@ -44,26 +46,26 @@ from medfuse.stages import Profile, profiled, stage
 
 
 def fuse(
-    structural: Annotated[Path, typer.Argument(help="MR or CT: a DICOM folder, zip or file, NIfTI, NRRD or MHA.")],
-    functional: Annotated[Path, typer.Argument(help="PET or SPECT (or CT beside an MR): likewise.")],
+    structural: Annotated[Path, path_argument(help="MR or CT: a DICOM folder, zip or file, NIfTI, NRRD or MHA.")],
+    functional: Annotated[Path, path_argument(help="PET or SPECT (or CT beside an MR): likewise.")],
     out: Out,
     format: Annotated[
         str | None, typer.Option(help="dicom, nifti or both; default as the scan came whose grid it has.")
     ] = None,
     method: Annotated[str, typer.Option(help="How to fuse; `medfuse methods` lists them.")] = METHOD,
     strategy: Annotated[str | None, typer.Option(help="How a learned method merges features.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights in place of the shipped ones (safetensors).")] = None,
+    weights: Annotated[Path | None, path_option(help="Weights in place of the shipped ones (safetensors).")] = None,
     register: Annotated[str, typer.Option(help="auto, rigid, affine, deformable or none.")] = "auto",
     accept_untrusted: AcceptUntrusted = False,
     transform: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             help="A known transform, structural to functional: ITK's (.tfm, .h5), a 4 x 4 matrix as text, or a "
             "DICOM spatial registration."
         ),
     ] = None,
     save_transform: Annotated[
-        Path | None, typer.Option(help="Save the transform that was used (.tfm, .h5; .txt if linear).")
+        Path | None, path_option(help="Save the transform that was used (.tfm, .h5; .txt if linear).")
     ] = None,
     grid: Annotated[str, typer.Option(help="Grid of the result: structural, functional, or a voxel size in mm.")] = (
         "structural"
@@ -88,7 +90,7 @@ def fuse(
     units: Units = None,
     also: Annotated[
         Path | None,
-        typer.Option(help="A scan that moves with FUNCTIONAL, as PET does with its CT; it is fused to OUT/also."),
+        path_option(help="A scan that moves with FUNCTIONAL, as PET does with its CT; it is fused to OUT/also."),
     ] = None,
     also_series: SeriesOf = None,
     also_frame: Frame = None,
@@ -132,9 +134,7 @@ def fuse(
     ] = False,
     deidentify_key: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="What pseudonyms are made with: the same key, the same ones. Keep it secret."
-        ),
+        path_option(metavar="FILE", help="What pseudonyms are made with: the same key, the same ones. Keep it secret."),
     ] = None,
     device: Device = "auto",
     threads: Threads = None,

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from medfuse.cli.console import print_json
-from medfuse.cli.options import AsJson
+from medfuse.cli.options import AsJson, path_argument
 from medfuse.errors import one_line
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A folder, zip or file.")],
+    path: Annotated[Path, path_argument(help="A folder, zip or file.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what a path holds. Series, modality, geometry, units; what can be used, and why the rest cannot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,11 @@ Modality = Annotated[
 Units = Annotated[
     str | None, typer.Option("--units", help="suv or native; default PET in SUV where the headers allow it.")
 ]
-Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
+#: Paths are looked at by what reads or writes them, which says what is wrong with them and by which exit code.
+path_argument = partial(typer.Argument, readable=False)
+path_option = partial(typer.Option, readable=False)
+
+Out = Annotated[Path, path_option("-o", "--out", help="Where to write.")]
 AnyPatient = Annotated[bool, typer.Option("--any-patient", help="Do not ask whether both scans are of one patient.")]
 AcceptUntrusted = Annotated[
     bool, typer.Option("--accept-untrusted", help="Use a registration that is doubtful or failed, too.")
@@ -41,9 +46,9 @@ Threads = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 OurTitle = Annotated[str, typer.Option("--aet", metavar="AE_TITLE", help="Our AE title.")]
 UseTls = Annotated[bool, typer.Option("--tls", help="TLS to a DICOM node; the system's authorities, unless --ca.")]
-Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="Authorities to trust, PEM.")]
-Certificate = Annotated[Path | None, typer.Option("--certificate", metavar="FILE", help="Our certificate, PEM.")]
-Key = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Its private key, PEM.")]
+Ca = Annotated[Path | None, path_option("--ca", metavar="FILE", help="Authorities to trust, PEM.")]
+Certificate = Annotated[Path | None, path_option("--certificate", metavar="FILE", help="Our certificate, PEM.")]
+Key = Annotated[Path | None, path_option("--key", metavar="FILE", help="Its private key, PEM.")]
 AuthorizationFrom = Annotated[
     str,
     typer.Option(metavar="VARIABLE", help="Environment variable that holds the HTTP header Authorization."),

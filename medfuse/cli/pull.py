@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
-from medfuse.cli.options import AsJson, AuthorizationFrom, Ca, Certificate, Key, OurTitle, Overwrite, UseTls
+from medfuse.cli.options import (
+    AsJson,
+    AuthorizationFrom,
+    Ca,
+    Certificate,
+    Key,
+    OurTitle,
+    Overwrite,
+    UseTls,
+    path_option,
+)
 from medfuse.defaults import AE_TITLE
 from medfuse.errors import one_line
 
@@ -18,7 +28,7 @@ def pull(
     at: Annotated[
         str, typer.Option("--from", metavar="PLACE", help="AE_TITLE@HOST:PORT, or the base URL of DICOMweb.")
     ],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="A folder to write; without it, only list.")] = None,
+    out: Annotated[Path | None, path_option("-o", "--out", help="A folder to write; without it, only list.")] = None,
     study: Annotated[str | None, typer.Option(metavar="UID", help="Study Instance UID.")] = None,
     series: Annotated[str | None, typer.Option(metavar="UID", help="Series Instance UID, with --study.")] = None,
     accession: Annotated[str | None, typer.Option(help="Accession Number of the study.")] = None,

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
-from medfuse.cli.options import AsJson, AuthorizationFrom, Ca, Certificate, Key, OurTitle, UseTls
+from medfuse.cli.options import AsJson, AuthorizationFrom, Ca, Certificate, Key, OurTitle, UseTls, path_argument
 from medfuse.defaults import AE_TITLE
 from medfuse.errors import NetworkError
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="DICOM files, recognised by content; or one.")],
+    folder: Annotated[Path, path_argument(help="DICOM files, recognised by content; or one.")],
     to: Annotated[str, typer.Option(metavar="PLACE", help="AE_TITLE@HOST:PORT, or the base URL of DICOMweb.")],
     ae_title: OurTitle = AE_TITLE,
     tls: UseTls = False,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medfuse.cli.console import print_json
-from medfuse.cli.options import AsJson
+from medfuse.cli.options import AsJson, path_argument
 from medfuse.cli.tables import print_table
 from medfuse.errors import InputError, one_line
 from medfuse.markdown import markdown
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="See and steer what `medfuse serve` has to do.", rich_markup_mode=None)
 
-Config = Annotated[Path, typer.Argument(help="The node's YAML file.")]
+Config = Annotated[Path, path_argument(help="The node's YAML file.")]
 Study = Annotated[str, typer.Argument(help="Number of the study, or the beginning of its hash.")]
 Studies = Annotated[list[str] | None, typer.Argument(help="Numbers of studies, or beginnings of their hashes.")]
 Uids = Annotated[bool, typer.Option("--uids", help="Show Study Instance UIDs, which may tell who the patient is.")]

@@ -19,13 +19,15 @@ from medfuse.cli.options import (
     Overwrite,
     SeriesOf,
     Threads,
+    path_argument,
+    path_option,
 )
 
 
 def register(
-    fixed: Annotated[Path, typer.Argument(help="The scan that stays: the structural one.")],
-    moving: Annotated[Path, typer.Argument(help="The scan to lay on it.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Transform file to write: .tfm, .h5, or .txt if linear.")],
+    fixed: Annotated[Path, path_argument(help="The scan that stays: the structural one.")],
+    moving: Annotated[Path, path_argument(help="The scan to lay on it.")],
+    out: Annotated[Path, path_option("-o", "--out", help="Transform file to write: .tfm, .h5, or .txt if linear.")],
     kind: Annotated[str, typer.Option(help="rigid, affine or deformable.")] = "rigid",
     accept_untrusted: AcceptUntrusted = False,
     fixed_series: SeriesOf = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
-from medfuse.cli.options import AsJson, Device, Threads
+from medfuse.cli.options import AsJson, Device, Threads, path_argument, path_option
 from medfuse.defaults import NOTICE
 from medfuse.errors import one_line
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 def run(
     in_dir: Annotated[
-        Path | None, typer.Argument(metavar="[IN_DIR]", help="Folder of DICOM files; default as the environment says.")
+        Path | None, path_argument(metavar="[IN_DIR]", help="Folder of DICOM files; default as the environment says.")
     ] = None,
-    out_dir: Annotated[Path | None, typer.Argument(metavar="[OUT_DIR]", help="Where to write, likewise.")] = None,
+    out_dir: Annotated[Path | None, path_argument(metavar="[OUT_DIR]", help="Where to write, likewise.")] = None,
     rules: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML file of rules; default PET, SPECT and CT with MR, or CT.")
+        Path | None, path_option(metavar="FILE", help="YAML file of rules; default PET, SPECT and CT with MR, or CT.")
     ] = None,
     layout: Annotated[
         str | None, typer.Option(help="folders, one for each pair, or flat; default flat where mercure's task.json is.")

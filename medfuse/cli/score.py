@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from medfuse.cli.console import print_json, progress_bars, usage_errors
-from medfuse.cli.options import AsJson, Device, SeriesOf
+from medfuse.cli.options import AsJson, Device, SeriesOf, path_argument
 from medfuse.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def score(
-    fused: Annotated[Path, typer.Argument(help="The result: an image, or a volume as `medfuse fuse` writes it.")],
-    structural: Annotated[Path, typer.Argument(metavar="A", help="The structural source, likewise.")],
-    functional: Annotated[Path, typer.Argument(metavar="B", help="The functional source, likewise.")],
+    fused: Annotated[Path, path_argument(help="The result: an image, or a volume as `medfuse fuse` writes it.")],
+    structural: Annotated[Path, path_argument(metavar="A", help="The structural source, likewise.")],
+    functional: Annotated[Path, path_argument(metavar="B", help="The functional source, likewise.")],
     convention: Annotated[str, typer.Option(help="How to measure: standard or paper.")] = "standard",
     window: Annotated[
         str | None, typer.Option(help="Of volumes: the window that B was fused with; default as FUSED's history says.")

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfuse.cli.console import usage_errors
+from medfuse.cli.options import path_argument
 
 if TYPE_CHECKING:
     from medfuse.pacs.settings import Settings
 
 
 def serve(
-    config: Annotated[Path, typer.Argument(help="YAML file of the node; examples/node.yaml shows every key.")],
+    config: Annotated[Path, path_argument(help="YAML file of the node; examples/node.yaml shows every key.")],
     check: Annotated[bool, typer.Option("--check", help="Check the file and what it names, and end.")] = False,
 ) -> None:
     """Run a DICOM node that fuses what it is sent.

@@ -9,16 +9,16 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json
-from medfuse.cli.options import AsJson, Device, Out, Overwrite
+from medfuse.cli.options import AsJson, Device, Out, Overwrite, path_argument, path_option
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="The training's YAML file.")],
-    data: Annotated[Path, typer.Option(help="Folder that holds the images and volumes named in it.")],
+    config: Annotated[Path, path_argument(help="The training's YAML file.")],
+    data: Annotated[Path, path_option(help="Folder that holds the images and volumes named in it.")],
     out: Out,
     device: Device = "auto",
-    vgg: Annotated[Path | None, typer.Option(help="Weights of VGG19, for the perceptual loss.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Weights to begin with, rather than random ones.")] = None,
+    vgg: Annotated[Path | None, path_option(help="Weights of VGG19, for the perceptual loss.")] = None,
+    start: Annotated[Path | None, path_option(help="Weights to begin with, rather than random ones.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the log for TensorBoard too.")] = False,
     overwrite: Overwrite = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medfuse.cli.console import print_json
-from medfuse.cli.options import AsJson, Overwrite
+from medfuse.cli.options import AsJson, Overwrite, path_argument
 
 app = typer.Typer(help="Weights of the learned methods.", rich_markup_mode=None)
 
@@ -20,8 +20,8 @@ def weights() -> None:
 
 @app.command()
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A published checkpoint: .pt, .safetensors, .npz.")],
-    out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
+    checkpoint: Annotated[Path, path_argument(help="A published checkpoint: .pt, .safetensors, .npz.")],
+    out: Annotated[Path, path_argument(help="The file to write, .safetensors.")],
     network: Annotated[str, typer.Option(help="Which network it is of.")] = "dilran",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -43,7 +43,7 @@ def convert(
 
 @app.command()
 def download(
-    out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
+    out: Annotated[Path, path_argument(help="The file to write, .safetensors.")],
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:

@@ -235,9 +235,10 @@ def save(dataset: Dataset, path: Path) -> Path:
     """
     try:
         dataset.save_as(path, enforce_file_format=True, overwrite=False)
-    except OSError as error:
+    except OSError as error:  # that of the system, or pydicom's, which names an element and loses what the system said
+        reason = error.strerror or getattr(error.__cause__, "strerror", None) or type(error).__name__
         raise OutputError(
-            f"expected to write {path.name}, found: {error.strerror or type(error).__name__}",
+            f"expected to write {path.name}, found: {reason}",
             "Check that the output folder exists, is empty and can be written to, and that the disk has space",
         ) from error
     return path

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 from medfuse.errors import OutputError, SeriesError, UnreadableFile, UnsupportedImage
 from medfuse.io import itk_files
@@ -18,7 +19,7 @@ from medfuse.io.dicom_uids import Uids
 from medfuse.io.dicomdir import directory_in, files_of_medium
 from medfuse.io.inspection import Inspection, inspect_file, inspect_series
 from medfuse.io.nifti import read_nifti, write_nifti
-from medfuse.io.sidecar import sidecar_path, to_json, to_modality
+from medfuse.io.sidecar import sidecar_path, sidecar_places, to_json, to_modality
 from medfuse.itk import itk_path
 from medfuse.output import check_target, refuse_folder, whole
 from medfuse.stages import stage
@@ -73,7 +74,7 @@ def read(
     """
     if units not in (None, *UNITS):
         raise ValueError(f"expected units of {', '.join(UNITS)}, got {units!r}")
-    if fill_nan is not None and not math.isfinite(fill_nan):
+    if fill_nan is not None and not abs(fill_nan) <= np.finfo(np.float32).max:
         raise ValueError(f"expected a finite number in place of NaN, got {fill_nan}")
     wanted = None if modality is None else to_modality(modality)
     with stage("read"), unpacked(_existing(path)) as place:
@@ -211,7 +212,7 @@ def write(
         OutputError: The target exists or cannot be written, or the format cannot hold the volume.
         ValueError: `format` is not a format.
     """
-    path, spared = Path(path), _with_sidecars(inputs)
+    path, spared = _meant(Path(path)), _with_sidecars(inputs)
     kind = _format_to_write(path, format)
     with stage("write"):
         if kind == DICOM:
@@ -250,7 +251,7 @@ def check_output(
         OutputError: The target exists, cannot be written to, or has the name of another format.
         ValueError: `format` is not a format.
     """
-    path, spared = Path(path), _with_sidecars(inputs)
+    path, spared = _meant(Path(path)), _with_sidecars(inputs)
     kind = _format_to_write(path, format)
     if kind == DICOM:
         check_target(path, overwrite, spared)
@@ -272,10 +273,15 @@ def _check_files(targets: tuple[Path, Path], overwrite: bool, inputs: list[Path]
         refuse_folder(target)
 
 
+def _meant(path: Path) -> Path:
+    """What a link names: that is replaced, in its own format and with its own sidecar, while the link stays."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def _with_sidecars(inputs: Iterable[Path | str]) -> list[Path]:
     """What was read, and the sidecars that may lie beside it."""
     paths = [Path(path) for path in inputs]
-    return [*paths, *(sidecar_path(path) for path in paths if os.path.isfile(path))]
+    return [*paths, *(place for path in paths if os.path.isfile(path) for place in sidecar_places(path))]
 
 
 def known_suffix(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medfuse.errors import MissingAttribute, OutputError, UnreadableFile, UnsupportedImage
+from medfuse.errors import InputError, MissingAttribute, OutputError, UnreadableFile, UnsupportedImage
 from medfuse.grid import Grid
 from medfuse.io.deflate import MAX_RATIO, inflated
 from medfuse.io.limits import check_voxels
@@ -163,8 +163,10 @@ def write_itk(volume: Volume, path: Path, format: str) -> None:
     known = path.with_suffix(path.suffix.lower())  # MetaImageIO does not know .MHA
     try:
         sitk.WriteImage(image, itk_path(known, OutputError), useCompression=True, imageIO=_READERS[format])
+        reader, text = _open(known, format)
+        _check_data(known, text, reader)  # ITK takes no notice of a full disk
         known.replace(path)
-    except RuntimeError as error:
+    except (RuntimeError, InputError) as error:
         raise OutputError(f"could not write {path.name}", "Check the space left on the disk") from error
 
 

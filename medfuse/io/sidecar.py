@@ -7,6 +7,7 @@ unsaid: no modality is guessed from the voxels. A sidecar holds no patient data.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,6 +92,11 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(_stem(path) + ".json")
 
 
+def sidecar_places(path: Path) -> tuple[Path, Path]:
+    """Where the sidecar of an image file may lie that was read: beside it, or where it lies that a link names."""
+    return sidecar_path(path), sidecar_path(Path(os.path.realpath(path)))
+
+
 def _stem(path: Path) -> str:
     """The file's name without the suffix of an image format."""
     for suffix in SUFFIXES:
@@ -109,7 +115,7 @@ def meaning_of(path: Path, modality: Modality | None = None) -> Meaning:
     Raises:
         UnreadableFile: The sidecar is damaged.
     """
-    notes = _read_notes(sidecar_path(path))
+    notes = next(filter(None, map(_read_notes, sidecar_places(path))), {})
     stated = _MODALITIES.get(str(notes.get("Modality", "")).lower())
     named = modality_named(_stem(path))
     if modality:
