@@ -11,7 +11,7 @@ from pydicom import Dataset
 from medfuse.errors import UnsupportedImage
 from medfuse.io.dicom_header import word
 from medfuse.io.dicom_planes import Plane
-from medfuse.io.samples import LARGEST_WHOLE
+from medfuse.io.samples import LARGEST_WHOLE, largest_magnitude
 from medfuse.volume import AIR_HU, Unit
 
 #: The lowest HU of a 12-bit CT. What lies below is no tissue: makers mark what is outside the field of view so.
@@ -43,8 +43,9 @@ def within_range(
     limit, kind = (HIGHEST_HU, "HU") if unit is Unit.HU else (float(np.finfo(np.float32).max), "values")
     if values.dtype.kind in "iu":
         limit, kind = min(limit, LARGEST_WHOLE), "whole numbers"
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    largest = max(abs(float(finite.min())), abs(float(finite.max()))) if finite.size else 0.0
+    largest = largest_magnitude(values)
+    if not np.isfinite(largest):  # which the volume refuses, or fills
+        largest = largest_magnitude(values[np.isfinite(values)])
     if largest > limit:
         raise UnsupportedImage(
             f"expected {kind} of at most {limit:.9g}, found {largest:.9g} in {plane.path.name}",

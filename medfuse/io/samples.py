@@ -25,7 +25,7 @@ def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
     >>> to_float32(np.array([1, 2**24]))
     array([1.0000000e+00, 1.6777216e+07], dtype=float32)
     """
-    largest = max(abs(float(array.min())), abs(float(array.max())))
+    largest = largest_magnitude(array)
     limit = LARGEST_WHOLE if array.dtype.kind in "iu" else float(np.finfo(np.float32).max)
     if largest > limit:
         raise OutputError(
@@ -33,6 +33,11 @@ def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
             "Scale the values before writing, for example to another unit",
         )
     return array.astype(np.float32, copy=False)
+
+
+def largest_magnitude(array: NDArray[Any]) -> float:
+    """The largest magnitude among real numbers; NaN where one is NaN, 0 where there are none."""
+    return max(abs(float(array.min())), abs(float(array.max()))) if array.size else 0.0
 
 
 def replace_nan(array: NDArray[Any], value: float | None) -> dict[str, float]:
