@@ -329,6 +329,31 @@ def test_a_failure_in_a_worker_comes_out(monkeypatch: pytest.MonkeyPatch) -> Non
             engine.fuse_planes(random((9, 6, 7), 1), random((9, 6, 7), 2))
 
 
+@pytest.mark.parametrize(("method", "strategy"), [("dilran", "nuclear"), ("dilran", "average"), ("msrpan", "energy")])
+def test_weights_that_make_nan_of_images_are_refused(method: str, strategy: str, tmp_path: Path, device: str) -> None:
+    """Rather than shown as black, which NaN is in 8 bits."""
+    network = TRAINABLE[method]()
+    read_weights(network, method)
+    large = {
+        key: 1e8 * tensor if tensor.is_floating_point() else tensor for key, tensor in network.state_dict().items()
+    }
+    save_file(large, tmp_path / "large.safetensors")
+    engine = Engine(method, strategy, device, tmp_path / "large.safetensors", threads=2)
+    images = random((2, 40, 40), 1), random((2, 40, 40), 2)
+    with pytest.raises(WeightsError, match=f"expected weights of {method} that give an image, found .* NaN"):
+        engine.fuse(Pair(grey(images[0]), grey(images[1], Modality.PT)), UNIT_WINDOW, Display(Window(0, 1), "HOT_IRON"))
+    with pytest.raises(WeightsError):
+        engine.fuse_planes(*images)
+
+
+def test_nan_of_the_images_is_not_blamed_on_the_weights() -> None:
+    images = random((1, 20, 20), 1), random((1, 20, 20), 2)
+    images[1][0, 3, 4] = np.nan
+    assert np.isnan(Engine("dilran", "average", "cpu").fuse_planes(*images)).any()
+    with pytest.raises(torch.linalg.LinAlgError):
+        Engine("dilran", device="cpu").fuse_planes(*images)
+
+
 def test_no_slices_are_none() -> None:
     assert Engine("average", device="cpu").fuse_planes(np.zeros((0, 4, 5)), np.zeros((0, 4, 5))).shape == (0, 4, 5)
 

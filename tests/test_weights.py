@@ -184,6 +184,22 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     assert_refused("expected finite weights, found NaN or infinity in diverged", path)
 
 
+def test_values_that_float32_has_not_are_not_finite(tmp_path: Path) -> None:
+    tensors = {key: tensor.double() for key, tensor in Dilran().state_dict().items()}
+    tensors["decoder.1.bias"][5] = 1e300
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(to_bytes(tensors))
+    assert_refused("expected finite weights, found NaN or infinity in large", path)
+
+
+def test_negative_variances_are_refused(tmp_path: Path) -> None:
+    tensors = Dilran().state_dict()
+    tensors["encoder.norm.running_var"][3] = -0.5
+    path = tmp_path / "negative.safetensors"
+    path.write_bytes(to_bytes(tensors))
+    assert_refused("expected variances, found negative ones in negative", path)
+
+
 def test_negligible_weights_are_read_as_nothing(tmp_path: Path) -> None:
     """Published weights of MSRPAN hold thousands of them, and cost it a factor of thirty in time."""
     tensors = Dilran().state_dict()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from medfuse.color import rgb_with_luminance
 from medfuse.defaults import METHOD
 from medfuse.devices import choose_device
+from medfuse.errors import WeightsError
 from medfuse.fusion.display import Display, leaving_color
 from medfuse.fusion.flight import Lane, in_flight, in_turn, stream_on
 from medfuse.fusion.methods import Method
@@ -111,6 +112,7 @@ class Engine:
 
         Raises:
             ValueError: A slice needs more than `memory_mib`.
+            WeightsError: The weights make NaN of the images.
         """
         grid = pair.structural.grid
         fused: NDArray[Any] = (
@@ -146,7 +148,7 @@ class Engine:
     ) -> NDArray[np.float32]:
         """Fuse luminances, (N, H, W) in [0, 1] both, into one of the same form, float32.
 
-        Nothing looks for NaN here, which `medfuse.read` refuses: what comes of it is left to the method.
+        Nothing looks for NaN in them, which `medfuse.read` refuses: what comes of it is left to the method.
 
         Args:
             structural: The structural planes, in floating point.
@@ -157,6 +159,7 @@ class Engine:
 
         Raises:
             ValueError: Planes of other forms, or a batch below 1; or a plane needs more than `memory_mib`.
+            WeightsError: The weights make NaN of planes that have none.
         """
         _check_planes(structural, functional)
         if batch is not None and batch < 1:
@@ -195,7 +198,7 @@ class Engine:
             with stage("network"):
                 lane = lanes.get()
                 try:
-                    result = lane(structural, functional, batch, modality)
+                    result = self._checked(lane, structural, functional, batch, modality)
                 finally:
                     lanes.put(lane)
             store(slices, result, kept)
@@ -212,6 +215,34 @@ class Engine:
             for stop in done:
                 if progress:
                     progress(stop, count)
+
+    def _checked(
+        self, lane: Lane, structural: NDArray[Any], functional: NDArray[Any], batch: int, modality: Modality
+    ) -> NDArray[np.float32]:
+        """What a lane makes of planes.
+
+        Raises:
+            WeightsError: NaN, where the planes have none and the method has weights.
+        """
+        try:
+            result = lane(structural, functional, batch, modality)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # of features that are NaN
+            self._blame_weights(structural, functional, modality, error)
+            raise
+        if np.isnan(result.sum()):
+            self._blame_weights(structural, functional, modality)
+        return result
+
+    def _blame_weights(
+        self, structural: NDArray[Any], functional: NDArray[Any], modality: Modality, cause: Exception | None = None
+    ) -> None:
+        """Raise `WeightsError` for a result that is NaN, unless the planes are to blame."""
+        is_whole = np.isfinite(structural).all() and np.isfinite(functional).all()
+        if is_whole and self.method.weights_sha256(modality):
+            raise WeightsError(
+                f"expected weights of {self.method.name} that give an image, found that these give NaN",
+                "Train the network again, or leave out --weights",
+            ) from cause
 
     def _start_anew(self) -> None:
         """Let go, in a forked process, of the crew, whose threads did not come along, and of lanes that were in use."""

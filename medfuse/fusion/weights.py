@@ -111,8 +111,11 @@ def read_weights(network: nn.Module, name: str, path: str | Path | None = None) 
             f"expected the tensors of {name}, found those of another network in {file.name}",
             convert_it or "Give weights of this network, or choose the one that they are of",
         ) from error
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+    loaded = network.state_dict()  # in the network's precision, in which large values may be infinite
+    if not all(bool(tensor.isfinite().all()) for tensor in loaded.values()):
         raise WeightsError(f"expected finite weights, found NaN or infinity in {file.name}", "Train the network again")
+    if any(bool((tensor < 0).any()) for key, tensor in loaded.items() if key.endswith("running_var")):
+        raise WeightsError(f"expected variances, found negative ones in {file.name}", "Train the network again")
     return digest
 
 
