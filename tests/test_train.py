@@ -234,6 +234,16 @@ def test_statistics_are_frozen_when_the_config_says(data: Path, tmp_path: Path) 
         assert network.encoder.norm.num_batches_tracked == 2 * steps
 
 
+def test_the_log_has_the_learning_rate_that_a_step_was_taken_with(data: Path, tmp_path: Path) -> None:
+    """One cycle begins with a 25th of its peak."""
+    train(replace(CONFIG, steps=10, report_every=1), data, tmp_path / "out")
+    with (tmp_path / "out" / "log.csv").open(encoding="utf-8") as log:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(log)]
+    assert rates[0] == pytest.approx(CONFIG.learning_rate / 25)
+    assert rates.index(max(rates)) == 2
+    assert max(rates) == pytest.approx(CONFIG.learning_rate)
+
+
 def test_validation_cases_are_never_in_training(data: Path) -> None:
     images = images_of(data)
     assert (len(images.training), len(images.validation)) == (4, 4)
@@ -344,6 +354,7 @@ def test_the_shipped_config_is_read() -> None:
         ({"case": "("}, "out of range: case"),
         ({"case": 3}, "expected a text .*, found a value of type int"),
         ({"precision": "float8"}, "out of range: precision"),
+        ({"losses": None}, "losses: expected numbers by name, found nothing"),
         ({"clip_norm": 0, "report_every": 0}, "out of range: clip_norm, report_every"),
         ({"validation_images": 0}, "out of range: validation_images"),
         ({"patience": 0}, "out of range: patience"),
@@ -388,6 +399,7 @@ def test_files_that_are_no_config_are_refused(tmp_path: Path) -> None:
         ({"losses": {}}, "expected losses of l2, gradient, perceptual, found none"),
         ({"losses": {"perceptual": 1.0}}, "expected weights of VGG19 for the perceptual loss, found none"),
         ({"crop": 38}, "expected training images of at least 38 pixels a side, found one of 37"),
+        ({"network": "siamese"}, "expected no losses, since siamese has its own, found l2, gradient"),
     ],
 )
 def test_a_config_that_does_not_fit_the_data_is_refused(
@@ -396,6 +408,19 @@ def test_a_config_that_does_not_fit_the_data_is_refused(
     with pytest.raises(InputError, match=message):
         train(replace(CONFIG, **change), data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_siamese_network_is_validated_on_crops_too(data: Path, tmp_path: Path) -> None:
+    Image.fromarray(blob(1, 24, 24)).save(data / "grey" / "7001.png")
+    with pytest.raises(InputError, match="expected validation images of at least 32 pixels a side, found one of 24"):
+        train(replace(CONFIG, network="siamese", losses={}), data, tmp_path / "out")
+
+
+def test_two_images_of_one_name_are_refused(data: Path) -> None:
+    """Which of them the other's partner is, nobody knows."""
+    Image.fromarray(blob(9)).save(data / "color" / "3001.tif")
+    with pytest.raises(InputError, match="expected one image a name in color, found names with several suffixes"):
+        read_pairs(data, [PairSet("grey", "color")], CONFIG.validation_cases, CONFIG.case)
 
 
 def test_images_that_cannot_be_used_are_refused(data: Path) -> None:

@@ -106,6 +106,18 @@ def test_a_dicom_series_serves_as_a_volume(ct_series: Path, tmp_path: Path) -> N
     assert torch.equal(images.training[0], images.validation[0])
 
 
+def test_a_volume_that_cannot_be_used_is_named_with_what_can_be_done(tmp_path: Path) -> None:
+    """By its place, as every patient's file may have one name; options of other commands do not help."""
+    volumes(tmp_path)
+    odd = nibabel.load(tmp_path / "alpha" / "pet.nii.gz")
+    values = odd.get_fdata(dtype=np.float32)
+    values[3, 4, 1] = np.nan
+    nibabel.save(nibabel.Nifti1Image(values, odd.affine, odd.header), tmp_path / "alpha" / "pet.nii.gz")
+    with pytest.raises(InputError, match=r"cannot train on alpha/pet\.nii\.gz: .*NaN.*medfuse convert") as caught:
+        read_images(tmp_path, ("*/pet.nii.gz",), ("beta",), r"([^/]+)/.*")
+    assert "--fill-nan" not in str(caught.value)
+
+
 def test_a_path_that_gives_no_case_is_refused(tmp_path: Path) -> None:
     volumes(tmp_path)
     with pytest.raises(InputError, match=r"expected a name that gives the case by the pattern .*, found mr\.nii\.gz"):
@@ -119,6 +131,9 @@ def test_a_path_that_gives_no_case_is_refused(tmp_path: Path) -> None:
         ("34012.png", CONFIG.case, "34"),
         ("sub-07/anat/sub-07_T1w.nii.gz", r"sub-(\d+)/.*", "07"),
         ("STS_001/PET", r"([^/]+)/PET", "STS_001"),
+        ("pat.03", r"([^/]+)", "pat.03"),
+        ("pet/pat.03.nii.gz", r"pet/([^/]+)", "pat.03"),
+        ("1.2.3.DCM", r"([^/]+)", "1.2.3"),
     ],
 )
 def test_the_case_is_in_the_path(path: str, case: str, expected: str) -> None:

@@ -133,9 +133,11 @@ def test_another_trainings_checkpoint_is_refused(data: Path, tmp_path: Path) -> 
     train(CONFIG, data, tmp_path / "out")
     with pytest.raises(InputError, match="found one with another batch, learning_rate"):
         train(replace(CONFIG, batch=4, learning_rate=1e-3), data, tmp_path / "out", resume=True)
+    fresh = "Start again with --overwrite, without --resume"
     for content in (b"no checkpoint", b"", (tmp_path / "out" / "checkpoint.pt").read_bytes()[:2000]):
         (tmp_path / "out" / "checkpoint.pt").write_bytes(content)
-        with pytest.raises(InputError, match=r"expected the checkpoint of a training, cannot read checkpoint\.pt"):
+        message = rf"expected the checkpoint of a training, cannot read checkpoint\.pt\. {fresh}"
+        with pytest.raises(InputError, match=message):
             train(CONFIG, data, tmp_path / "out", resume=True)
 
 

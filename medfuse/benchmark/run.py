@@ -22,7 +22,7 @@ from medfuse.benchmark.table import Table
 from medfuse.devices import choose_device
 from medfuse.errors import GridMismatch, InputError, UnsupportedImage
 from medfuse.fusion import leaving_color, modality_beside
-from medfuse.io.pictures import Picture, is_picture, read_picture, write_picture
+from medfuse.io.pictures import Picture, pictures_by_name, read_picture, write_picture
 from medfuse.io.sidecar import modality_named, to_modality
 from medfuse.metrics import MEASURES, Convention
 from medfuse.output import check_target, refuse_strangers, whole
@@ -228,11 +228,7 @@ def _images(folder: Path, name: str) -> dict[str, Path]:
             f"expected a folder {name} of images in {folder.name}, found none",
             "Name the folders of DIR with --structural and --functional",
         )
-    paths = sorted(path for path in place.iterdir() if is_picture(path))
-    images = {path.stem: path for path in paths}
-    if len(images) < len(paths):
-        raise InputError(f"expected one image a name in {name}, found names with several suffixes", "Take one out")
-    return images
+    return pictures_by_name(place)
 
 
 def _compare(

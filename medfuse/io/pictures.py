@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from medfuse.color import rgb_with_luminance, ycbcr_from_rgb
-from medfuse.errors import UnreadableFile, UnsupportedImage
+from medfuse.errors import InputError, UnreadableFile, UnsupportedImage
 
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 _FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
@@ -39,6 +39,21 @@ class Picture:
 def is_picture(path: Path) -> bool:
     """Whether the name is that of a picture."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def pictures_by_name(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their names without suffix, in the order of their file names.
+
+    Raises:
+        InputError: Two have one name.
+    """
+    paths = sorted(path for path in folder.iterdir() if is_picture(path))
+    pictures = {path.stem: path for path in paths}
+    if len(pictures) < len(paths):
+        raise InputError(
+            f"expected one image a name in {folder.name}, found names with several suffixes", "Take one out"
+        )
+    return pictures
 
 
 def read_picture(path: Path) -> Picture:

@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import InputError
-from medfuse.values import Readers, check_range, content_of, items, number, or_none, section, text, truth, whole
+from medfuse.values import (
+    Readers,
+    check_range,
+    content_of,
+    items,
+    kind_of,
+    number,
+    or_none,
+    section,
+    text,
+    truth,
+    whole,
+)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -55,7 +67,7 @@ class Config:
         pairs: What to read instead for a network that is trained to fuse.
         validation_cases: Cases kept out of training in every set.
         case: Regular expression whose first group is the case in the path of an image or volume below the data folder,
-            without suffixes. The default fits the Whole Brain Atlas: the file name without its last three digits.
+            without suffix. The default fits the Whole Brain Atlas: the file name without its last three digits.
         losses: Weight of each loss: "l2", "gradient", "perceptual"; of a network that is trained to fuse, the names of
             `medfuse.train.fusing.CHARGES`. A network that is trained for neither has its own, and takes none.
         free: Of a network that is trained to fuse, as much of a loss as a pair is not charged for: what is beyond
@@ -138,6 +150,8 @@ def read_config(path: Path) -> Config:
 
 
 def _weights(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected numbers by name, found {kind_of(value)}")
     return {str(name): _float(weight) for name, weight in value.items()}
 
 

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from medfuse.errors import InputError
 from medfuse.fusion.display import display_of
-from medfuse.io.pictures import SUFFIXES, is_picture, read_picture
+from medfuse.io import sidecar
+from medfuse.io.pictures import SUFFIXES, is_picture, pictures_by_name, read_picture
 from medfuse.train.config import PairSet
 
+_SUFFIXES = (*sidecar.SUFFIXES, *SUFFIXES, ".dcm", ".ima", ".zip")
 #: A slice whose luminances lie closer together than this shows nothing, and is left out.
 LEAST_CONTRAST = 0.1
 #: A hot spot begins at this share of the brightest functional luminance of an image, and is one wholly at the other.
@@ -39,7 +41,8 @@ def read_images(folder: Path, sets: Iterable[str], validation_cases: Iterable[st
 
     Args:
         folder: The data folder.
-        sets: Folders or patterns below it, as in `Config`.
+        sets: Folders or patterns below it, as in `Config`. Uptake in a volume that does not say that it is PET or SPECT
+            is shown as a grey scan is.
         validation_cases: The cases to keep out of training.
         case: Regular expression of the case, as in `Config`.
 
@@ -56,7 +59,7 @@ def read_images(folder: Path, sets: Iterable[str], validation_cases: Iterable[st
                 "Name a folder of images, or a pattern, below the folder given with --data",
             )
         for path in paths:
-            split.add(path, _planes(path))
+            split.add(path, _planes(path, folder))
     return split.images()
 
 
@@ -76,7 +79,7 @@ def read_pairs(folder: Path, pairs: Iterable[PairSet], validation_cases: Iterabl
     split = _Split(folder, set(validation_cases), case)
     for number, one in enumerate(pairs):
         structural, functional = (
-            {path.stem: path for path in _sources(folder / name) if is_picture(path)}
+            pictures_by_name(folder / name) if (folder / name).is_dir() else {}
             for name in (one.structural, one.functional)
         )
         names = sorted(structural.keys() & functional.keys())
@@ -140,7 +143,8 @@ def case_of(path: Path, case: str) -> str:
 
     Args:
         path: Its path below the data folder.
-        case: Regular expression, matched against the whole path without suffixes; its first group is the case.
+        case: Regular expression, matched against the whole path without the suffix of an image's format; its first
+            group is the case.
 
     Raises:
         InputError: The path does not match.
@@ -148,8 +152,8 @@ def case_of(path: Path, case: str) -> str:
     >>> case_of(Path("mri/34012.png"), r"(?:.*/)?([^/]+)\d{3}")
     '34'
     """
-    parts = path.with_name(path.name[: len(path.name) - len("".join(path.suffixes))]) if path.suffix else path
-    found = re.fullmatch(case, parts.as_posix())
+    suffix = next((end for end in _SUFFIXES if path.name.lower().endswith(end)), "")
+    found = re.fullmatch(case, path.as_posix()[: -len(suffix) or None])
     if not found or not found[1]:
         raise InputError(
             f"expected a name that gives the case by the pattern {case}, found {path.name}",
@@ -164,13 +168,19 @@ def _sources(match: Path) -> list[Path]:
     return pictures or [match]
 
 
-def _planes(path: Path) -> Iterator[Tensor]:
+def _planes(path: Path, folder: Path) -> Iterator[Tensor]:
     if path.suffix.lower() in SUFFIXES:
         yield torch.from_numpy(read_picture(path).luminance)[None]
         return
     from medfuse.io.files import read  # the libraries of volumes, which pictures do without
 
-    volume = read(path)
+    try:
+        volume = read(path)
+    except InputError as error:  # whose hint names options of other commands
+        raise InputError(
+            f"cannot train on {path.relative_to(folder)}: {error.args[0]}",
+            "Leave it out of `sets`, or put what medfuse convert makes of it in its place",
+        ) from error
     display = display_of(volume, functional=volume.modality.is_functional)
     for values in volume.array:
         luminance, _ = display.show(values[None])

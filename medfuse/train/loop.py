@@ -158,13 +158,14 @@ def _run(state: State, task: Task, images: Images, out: Path, process: Process, 
     started = time.monotonic() - state.seconds
     while not process.agreed(state.is_over):
         state.step += 1
+        rate = state.optimizer.param_groups[0]["lr"]
         loss, norm = _step(state, task, network, process.share(task.batch(images.training, state.generator)))
         if state.step % config.report_every and state.step < config.steps:
             continue
         _check_finite(state, loss + norm)
         if process.is_first:
             report = {"step": state.step, "loss": loss.item(), "gradient_norm": norm.item()}
-            report["learning_rate"] = state.optimizer.param_groups[0]["lr"]
+            report["learning_rate"] = rate
             report |= task.validate(state.network, watched)
             state.seconds = report["seconds"] = time.monotonic() - started
             state.reports.append(report)

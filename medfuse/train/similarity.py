@@ -28,10 +28,9 @@ class Similarity:
         rounds: Batches that the validation looks at.
     """
 
-    smallest = 1
-
     def __init__(self, crop: int, batch: int, rounds: int = 16) -> None:
         self.crop, self.count, self.rounds = crop, batch, rounds
+        self.smallest = crop  # the validation looks at crops, too
 
     def batch(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Two sub-bands, each (batch, 1, crop, crop), and whether they are alike, bool (batch, 1, 1, 1)."""

@@ -109,7 +109,8 @@ class State:
             content = {key: content[key] for key in self._content()}
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"expected the checkpoint of a training, cannot read {path.name}", "Start again with --overwrite"
+                f"expected the checkpoint of a training, cannot read {path.name}",
+                "Start again with --overwrite, without --resume",
             ) from error
         if config != plain(self.config):
             differing = sorted(key for key, value in plain(self.config).items() if config.get(key) != value)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from medfuse.errors import InputError
 from medfuse.fusion.networks import FUSERS
 from medfuse.train.config import Config
 from medfuse.train.fusing import Charges, Fusing
@@ -70,8 +71,14 @@ class Reconstruction:
 
 
 def task_of(config: Config, vgg: Path | None, device: torch.device | str) -> Task:
-    """The task that the network is trained for."""
+    """The task that the network is trained for.
+
+    Raises:
+        InputError: The losses are not for this network, or lack weights.
+    """
     if config.network == "siamese":
+        if config.losses:
+            raise InputError(f"expected no losses, since siamese has its own, found {', '.join(config.losses)}")
         return Similarity(config.crop, config.batch)
     if config.network in FUSERS:
         charges = [Charges({**config.losses, **one.losses}, {**config.free, **one.free}) for one in config.pairs]

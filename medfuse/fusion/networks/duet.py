@@ -22,7 +22,7 @@ from medfuse.fusion.networks.windows import window_sum
 CHANNELS, DILATIONS = 32, (1, 2, 3, 1)
 #: Slope of the leaky activations for negative values.
 SLOPE = 0.1
-#: Pixels around one that its correction depends on: those of a 3 × 3 convolution of blocks for each unit of dilation.
+#: Pixels around a block that its correction depends on: a block for each unit of dilation of a 3 × 3 convolution.
 REACH = 2 * (1 + sum(DILATIONS) + 1)
 #: Corrections up to this are not made; a training makes this share of them, which lets them grow.
 LEAST, LEAK = 6 / 255, 0.1
