@@ -15,19 +15,21 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 import requests
 from nodes import instance, uid
 from pydicom import dcmread
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from medfuse.cli import app
-from medfuse.errors import NetworkError, OutputError
+from medfuse.errors import NetworkError, OutputError, UnreadableFile
 from medfuse.pacs import client
 from medfuse.pacs.client import find
 from medfuse.pacs.network import Away, _refuse_stranger, web_client, whole_file
-from medfuse.pacs.send import offer
+from medfuse.pacs.send import _stored, offer
 from medfuse.pacs.settings import Destination, Tls
 
 #: Content-Type and content of an answer to the path and the query of a request.
@@ -109,6 +111,27 @@ def test_one_that_a_service_refuses_does_not_keep_the_others_back(tmp_path: Path
         answers = list(offer(files, web))
     told = ["reason A900", "", "HTTP status 400", "reason 0122", ""]
     assert answers == list(zip(files, told, strict=True))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_a_file_that_was_cut_short_is_not_sent(tmp_path: Path, syntax: str) -> None:
+    """pydicom would make a whole object of what is left of the pixels."""
+    pixels = np.random.default_rng(0).bytes(5000)
+    path = instance(tmp_path, "a", 0, Rows=50, Columns=50, BitsAllocated=16, PixelRepresentation=0, PixelData=pixels)
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset["PixelData"].VR = "OW"
+    dataset.save_as(path, enforce_file_format=True)
+    whole = path.read_bytes()
+    with service(refusals=[(200, 0)]) as web:
+        assert list(offer([path], web)) == [(path, "")]
+    path.write_bytes(whole[:-1000])
+    node = Destination("nobody", "NOBODY", "127.0.0.1", 1)
+    with service() as web, pytest.raises(UnreadableFile, match=r"found a-0\.dcm truncated or damaged"):
+        list(offer([path], web))
+    association = SimpleNamespace(send_c_store=lambda _: pytest.fail("it was sent"))
+    with pytest.raises(UnreadableFile, match=r"found a-0\.dcm truncated or damaged"):
+        _stored(path, node, association)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("status", "kind"), [(403, NetworkError), (503, Away)])

@@ -48,9 +48,10 @@ from medfuse.errors import NetworkError, OutputError
 from medfuse.output import UNFINISHED
 from medfuse.pacs.node import Node
 from medfuse.pacs.queue import Queue
-from medfuse.pacs.records import QUEUE
+from medfuse.pacs.records import QUEUE, Job
 from medfuse.pacs.send import send
 from medfuse.pacs.settings import Bounds, Destination, Retry
+from medfuse.pacs.spool import Spool
 from medfuse.pacs.work import Outcome, WorkFailed
 
 KILLS, STUDIES, INSTANCES = 50, 20, 4
@@ -119,6 +120,36 @@ def test_a_late_instance_makes_it_fuse_anew_and_a_known_one_does_not(
     assert set(archive.told.values()) == {"of 3"}
     assert len(archive.told) == RESULTS
     assert len(archive.received) == 2 * RESULTS
+
+
+def test_the_last_instance_is_not_left_out_of_a_study_that_is_found_quiet(
+    start: Started, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after the watch has looked at the study, and before the queue is told; its place is slow to reach."""
+    node = start()
+    looked, told = threading.Event(), threading.Event()
+    complete, place = node.queue.complete, node.spool.place
+
+    def slow_complete(job: Job) -> bool:
+        looked.set()
+        time.sleep(0.2)
+        found = complete(job)
+        told.set()
+        return found
+
+    def slow_place(*words: Any) -> None:
+        told.wait(2)
+        time.sleep(0.2)
+        place(*words)
+
+    monkeypatch.setattr(node.queue, "complete", slow_complete)
+    files = [instance(tmp_path, "a", number) for number in range(3)]
+    list(send(files[:2], us(node)))
+    assert looked.wait(10)
+    monkeypatch.setattr(node.spool, "place", slow_place)
+    list(send(files[2:], us(node)))
+    wait_for(lambda: set(archive.told.values()) == {"of 3"})
+    wait_for(is_in(node, "done"))
 
 
 def test_what_comes_back_is_not_fused(start: Started, tmp_path: Path) -> None:
@@ -362,6 +393,32 @@ def test_done_studies_are_forgotten_in_time(start: Started, tmp_path: Path) -> N
     node._tidy()
     assert node.queue.entries() == []
     assert list(node.spool.studies.iterdir()) == []
+
+
+def test_a_full_disk_is_told_once(
+    start: Started, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = start()
+
+    def full() -> None:
+        raise OutputError("expected to read and write the queue, cannot: disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.queue, "take", full)
+        list(send([instance(tmp_path, "a", 0)], us(node)))
+        wait_for(is_in(node, "quiet"))
+        time.sleep(0.2)
+    wait_for(is_in(node, "done"))
+    assert [one.getMessage() for one in caplog.records if one.levelname == "CRITICAL"] == [
+        "fusion: expected to read and write the queue, cannot: disk full"
+    ]
+
+
+def test_a_folder_that_cannot_be_locked_says_why(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    (spool.root / "lock.sqlite3").mkdir()
+    with pytest.raises(OutputError, match="expected to write to spool, cannot: unable to open"), spool.lock():
+        pass
 
 
 def test_two_nodes_do_not_share_a_folder(start: Started) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,30 @@ def test_a_mark_of_an_older_content_is_no_mark(queue: Queue) -> None:
     errand = errand_to(queue, "one")
     queue.sending(errand, "one", results("old")[0], None)
     assert queue.unsent(errand, "one") == results("new")
+
+
+def test_a_clock_that_is_put_back_makes_nothing_wait_longer(tmp_path: Path, clock: Clock) -> None:
+    with closing(Queue(tmp_path / QUEUE, clock, longest_seconds=60)) as queue:
+        assert queue.failed(taken(queue), "no memory", 60)
+        assert queue.take() is None
+        clock.now -= 1
+        again = queue.take()
+        assert again is not None
+        queue.fused(again, results("a"), ["one"], "", flawed=False)
+        queue.undelivered(errand_to(queue, "one"), "one", "away", 60, counts=False)
+        assert queue.errand("one") is None
+        clock.now -= 1
+        assert errand_to(queue, "one").id == again.id
+
+
+def test_a_full_disk_is_told(queue: Queue) -> None:
+    job = taken(queue)
+    ((pages,),) = queue._all("PRAGMA page_count")
+    queue._connection.execute(f"PRAGMA max_page_count = {pages}")
+    for _ in range(2):
+        with pytest.raises(OutputError, match=r"expected to read and write the queue, cannot: .*full.*space there"):
+            queue.failed(job, 100_000 * "long", None)
+    assert queue.failed(job, "short", None)
 
 
 def test_failures_wait_and_then_die(queue: Queue, clock: Clock) -> None:
@@ -458,6 +483,19 @@ def test_the_command_line(node: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert run("drop", str(node), "3", "--unfinished", "--json") == {"dropped": [3]}
     assert [one["id"] for one in run("list", str(node), "--json")["studies"]] == [2]
     assert [path.name for path in (node.parent / "spool" / "studies").iterdir()] == [key_of("2")]
+
+
+def test_a_node_removes_what_is_dropped_while_it_runs(node: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It alone knows what arrives at that moment, of which the sender is told that it is stored."""
+    from medfuse.cli import app
+
+    spool = Spool(node.parent / "spool")
+    with spool.lock():
+        app(["queue", "drop", str(node), "2", "--json"], standalone_mode=False)
+        assert json.loads(capsys.readouterr().out) == {"dropped": [2]}
+        assert (spool.studies / key_of("2")).is_dir()
+    app(["queue", "drop", str(node), "1"], standalone_mode=False)
+    assert not (spool.studies / KEY).exists()
 
 
 def test_a_delivery_that_waits_says_why(node: Path, capsys: pytest.CaptureFixture[str]) -> None:

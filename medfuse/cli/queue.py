@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ import typer
 from medfuse.cli.console import print_json
 from medfuse.cli.options import AsJson, path_argument
 from medfuse.cli.tables import print_table
-from medfuse.errors import InputError, one_line
+from medfuse.errors import InputError, OutputError, one_line
 from medfuse.markdown import markdown
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def drop(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Forget studies, and remove their files."""
+    """Forget studies, and remove their files; a node that runs does so within a minute."""
     with _opened(config) as (queue, spool, _):
         chosen = [queue.entry(one) for one in _some(studies)]
         working = [entry for entry in chosen if entry.state not in ("done", "dead")]
@@ -125,7 +125,9 @@ def drop(
             )
         for entry in chosen:
             queue.drop(entry.id)
-            spool.forget(entry.key)
+        with suppress(OutputError), spool.lock(patience_seconds=0):  # a node alone knows what arrives just now
+            for entry in chosen:
+                spool.forget(entry.key)
     if as_json:
         print_json({"dropped": [entry.id for entry in chosen]})
         return

@@ -67,7 +67,7 @@ class Node:
         check_place(settings.spool)
         self.spool = Spool(settings.spool)
         self._stack.enter_context(self.spool.lock())
-        self.queue = Queue(settings.spool / QUEUE)
+        self.queue = Queue(settings.spool / QUEUE, longest_seconds=settings.retry.longest_seconds)
         self._stack.callback(self.queue.close)
         self.spool.clear()
         self.spool.forget_all_but(self.queue.recover(settings.retry.first_seconds))
@@ -112,11 +112,14 @@ class Node:
         """Start a thread that takes a step, and another at once if there may be more to do, or else after a while."""
 
         def run() -> None:
+            said = ""
             while not self._stopping.is_set():
                 try:
-                    is_more = step()
+                    is_more, said = step(), ""
                 except Exception as error:
-                    log.critical("%s: an unforeseen %s", name, type(error).__name__)
+                    if _told(error) != said:  # once, not at every look
+                        said = _told(error)
+                        log.critical("%s: %s", name, one_line(said))
                     is_more = False
                 if not is_more:
                     self._stopping.wait(self._poll_seconds)
@@ -127,11 +130,12 @@ class Node:
 
     def _watch(self) -> bool:
         """Find quiet studies; now and then, forget those that were done long ago, and what was dropped."""
-        receiving = {job.key: job for job in self.queue.receiving()}
-        for key in self.reception.arrivals.quiet(receiving, self.settings.quiet_seconds):
-            if self.queue.complete(receiving[key]):
-                self.reception.arrivals.forget(key)
-                log.info("study %s is quiet", key)
+        with self.reception.placing:  # what arrives meanwhile makes the study another one
+            receiving = {job.key: job for job in self.queue.receiving()}
+            for key in self.reception.arrivals.quiet(receiving, self.settings.quiet_seconds):
+                if self.queue.complete(receiving[key]):
+                    self.reception.arrivals.forget(key)
+                    log.info("study %s is quiet", key)
         if monotonic() - self._disk_seen > DISK_SECONDS:
             self._disk_seen = monotonic()
             self._tidy()

@@ -19,6 +19,7 @@ same UID went there before.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 import time
@@ -38,19 +39,32 @@ FROM studies
 """
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what SQLite says of the disk into `OutputError`; it quotes no content."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OutputError(
+            f"expected to read and write the queue, cannot: {error}", "Check the rights and the space there"
+        ) from error
+
+
 class Queue:
     """The studies of one node; safe to use from many threads and processes.
 
     Args:
         path: The database; made if absent.
         clock: Seconds since 1970.
+        longest_seconds: The longest wait that there is: what would have to wait longer is due, for the clock was put
+            back.
 
     Raises:
-        OutputError: It cannot be opened.
+        OutputError: It cannot be opened; of every method, it cannot be read or written.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time, longest_seconds: float = math.inf) -> None:
+        self._clock, self._longest_seconds = clock, longest_seconds
         self._lock = threading.Lock()
         try:
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -70,17 +84,18 @@ class Queue:
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """A transaction: on the disk when the block ends, undone where it raises."""
-        with self._lock:
+        with self._lock, _told():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite has ended it where the disk is full
+                    self._connection.execute("ROLLBACK")
                 raise
 
     def _all(self, query: str, values: Iterable[object] = ()) -> list[tuple[object, ...]]:
-        with self._lock:
+        with self._lock, _told():
             return self._connection.execute(query, tuple(values)).fetchall()
 
     # Reception
@@ -112,7 +127,7 @@ class Queue:
         """Take the study to fuse that has waited longest, or None."""
         if self.is_paused:
             return None
-        waiting = self._jobs("state = 'quiet' AND due <= ? ORDER BY due, since LIMIT 1", (self._clock(),))
+        waiting = self._jobs("state = 'quiet' AND due NOT BETWEEN ? AND ? ORDER BY due, since LIMIT 1", self._later())
         for job in waiting:
             attempt = replace(job, attempts=job.attempts + 1)
             if self._move(job, "quiet", "fusing", attempts=attempt.attempts):
@@ -179,9 +194,9 @@ class Queue:
             return None
         rows = self._all(
             """SELECT studies.id, key, generation, errands.attempts FROM studies JOIN errands ON study = studies.id
-            WHERE studies.state = 'sending' AND errands.state = 'sending' AND destination = ? AND errands.due <= ?
-            ORDER BY errands.due, since LIMIT 1""",
-            (destination, self._clock()),
+            WHERE studies.state = 'sending' AND errands.state = 'sending' AND destination = ?
+            AND errands.due NOT BETWEEN ? AND ? ORDER BY errands.due, since LIMIT 1""",
+            (destination, *self._later()),
         )
         return Job(*rows[0]) if rows else None  # type: ignore[arg-type]
 
@@ -396,6 +411,11 @@ class Queue:
         with self._change() as change:
             change.execute("DELETE FROM studies WHERE state = 'done' AND since < ?", (self._clock() - older_seconds,))
             return {key for (key,) in change.execute("SELECT key FROM studies")}
+
+    def _later(self) -> tuple[float, float]:
+        """The times between which what is due then has to wait."""
+        now = self._clock()
+        return math.nextafter(now, math.inf), now + self._longest_seconds
 
     def _jobs(self, where: str, values: Iterable[object] = ()) -> list[Job]:
         rows = self._all(f"SELECT id, key, generation, attempts FROM studies WHERE {where}", values)

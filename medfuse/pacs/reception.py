@@ -106,7 +106,7 @@ class Reception:
     def __init__(self, settings: Settings, queue: Queue, spool: Spool, counts: Counts) -> None:
         self.settings, self.queue, self.spool, self.counts = settings, queue, spool, counts
         self.arrivals = Arrivals()
-        #: Held while an instance is put in its place, and while a study is forgotten.
+        #: Held while an instance is put in its place, and while a study is found quiet or forgotten.
         self.placing = threading.Lock()
         self.used_bytes = spool.used_bytes()
         self._server: Server | None = None
@@ -196,9 +196,9 @@ class Reception:
         pieces = whole_file(event)
         size, file = sum(map(len, pieces)), self.spool.write(pieces)
         key = key_of(study)
-        self.arrivals.touch(key, event.assoc)
         try:
             with self.placing:
+                self.arrivals.touch(key, event.assoc)
                 if self.spool.holds(key, instance, file):
                     file.unlink()
                     return SUCCESS, "known"

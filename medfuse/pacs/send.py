@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     UID,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pynetdicom.presentation import PresentationContext
 
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+#: Of an element that ends with a delimiter (PS3.5 section 7.1.1).
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 _FAILED_SOP_SEQUENCE, _FAILURE_REASON = "FailedSOPSequence", "FailureReason"
 #: Kinds of what lies beside a fused series.
 _COMPANIONS = (SpatialRegistrationStorage, AdvancedBlendingPresentationStateStorage)
@@ -61,7 +64,7 @@ def send(files: Sequence[Path], to: Destination, ae_title: str = AE_TITLE) -> It
 
     Raises:
         NetworkError: The destination does not answer, or, when all were sent, it has refused some.
-        UnreadableFile: A file is not DICOM.
+        UnreadableFile: A file is not DICOM, or cut short.
         InputError: The authorization or the TLS of the destination cannot be used.
     """
     refusals = []
@@ -87,7 +90,7 @@ def offer(files: Sequence[Path], to: Destination, ae_title: str = AE_TITLE) -> I
 
     Raises:
         NetworkError: The destination does not answer; what was accepted before was accepted.
-        UnreadableFile: A file is not DICOM.
+        UnreadableFile: A file is not DICOM, or cut short.
         InputError: The authorization or the TLS of the destination cannot be used.
     """
     yield from (_stow if to.url else _store)(files, to, ae_title)
@@ -123,10 +126,19 @@ def _store(files: Sequence[Path], to: Destination, ae_title: str) -> Iterator[An
             yield from ((path, _NOT_TAKEN) for path in batch)
 
 
-def _stored(path: Path, to: Destination, association: Association) -> str:
-    """Why one file was not stored; "" where it was."""
+def _read(path: Path) -> Dataset:
+    """The data set of a file, all of it: pydicom takes a last element for whole that was cut short."""
     with damage_in(path.name):
         dataset = dcmread(path)
+        last = dataset.get_item(max(dataset.keys()))
+        if isinstance(last, RawDataElement) and last.value and len(last.value) < last.length != _UNDEFINED_LENGTH:
+            raise EOFError
+    return dataset
+
+
+def _stored(path: Path, to: Destination, association: Association) -> str:
+    """Why one file was not stored; "" where it was."""
+    dataset = _read(path)
     try:
         code = association.send_c_store(dataset).get("Status")
     except RuntimeError as error:
@@ -164,9 +176,7 @@ def _stow(files: Sequence[Path], to: Destination, _ae_title: str) -> Iterator[An
     """STOW-RS (PS3.18 section 10.5), a request an instance, so that each is known to be accepted."""
     client = web_client(to)
     for path in files:
-        with damage_in(path.name):
-            dataset = dcmread(path)
-        yield path, _stowed(dataset, client, to)
+        yield path, _stowed(_read(path), client, to)
 
 
 def _stowed(dataset: Dataset, client: DICOMwebClient, to: Destination) -> str:

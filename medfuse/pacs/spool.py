@@ -69,13 +69,20 @@ class Spool:
             patience_seconds: How long to wait for another node.
 
         Raises:
-            OutputError: Another node has them.
+            OutputError: Another node has them, or they cannot be written to.
         """
-        connection = sqlite3.connect(self.root / "lock.sqlite3", timeout=patience_seconds, isolation_level=None)
         try:
-            connection.execute("BEGIN EXCLUSIVE")
+            connection = sqlite3.connect(self.root / "lock.sqlite3", timeout=patience_seconds, isolation_level=None)
+            try:
+                connection.execute("BEGIN EXCLUSIVE")
+            except BaseException:
+                connection.close()
+                raise
         except sqlite3.OperationalError as error:
-            connection.close()
+            if "locked" not in str(error):
+                raise OutputError(
+                    f"expected to write to {self.root.name}, cannot: {error}", "Check the rights and the space there"
+                ) from error
             raise OutputError(
                 f"expected a folder of no other node, found that {self.root.name} is in use",
                 "Stop the other node, or name another folder as `spool`",
