@@ -237,11 +237,13 @@ def test_existing_files_and_inputs_are_spared(oblique_volume: Volume, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "y.nii"]
 
 
-@pytest.mark.parametrize("missing", [1, 100])
+@pytest.mark.parametrize("missing", [1, 200])
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.nrrd", "x.mha", "x"])
 def test_a_full_disk_is_told_and_leaves_nothing(
     oblique_volume: Volume, tmp_path: Path, name: str, missing: int
 ) -> None:
+    if name == "x":
+        missing += 200  # UIDs differ in their length
     volume = replace(oblique_volume, modality=Modality.MR, unit=Unit.ARBITRARY)
     size = max(file.stat().st_size for file in write(volume, tmp_path / "whole" / name))
     with files_of_at_most(size - missing), pytest.raises(OutputError, match=r"File too large|space"):

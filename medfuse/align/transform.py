@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medfuse.align.itk_transforms import is_whole_text, suffix_for_itk, unreadable
 from medfuse.align.linear import Transform
-from medfuse.align.warp import Warp
+from medfuse.align.warp import Warp, parts_of
 from medfuse.errors import OutputError, UnreadableFile, UnsupportedImage
 from medfuse.grid import Grid
 from medfuse.itk import itk_path
@@ -31,6 +31,8 @@ __all__ = ["SUFFIXES", "Transform", "Warp", "check_transform_target", "read_tran
 SUFFIXES = (".tfm", ".h5", ".txt")
 #: More than two scans of one patient can differ by: how much longer or shorter a transform may make anything.
 MOST_STRETCH = 2.0
+#: What HDF5 has around the numbers of a transform, at most (8.4 kB were found); and a mebibyte.
+HDF5_BYTES, MIB = 2**16, 2**20
 #: A longer file is no list of 16 numbers.
 MOST_TEXT_BYTES = 16_384
 
@@ -125,12 +127,28 @@ def write_transform(
         if path.suffix == ".txt":
             beside.write_text(_as_text(transform.moving_from_fixed), encoding="utf-8")
             return
+        itk = transform.to_itk()
+        if path.suffix == ".h5":
+            _check_space(beside, itk)
         try:
-            sitk.WriteTransform(transform.to_itk(), itk_path(beside, OutputError))
+            sitk.WriteTransform(itk, itk_path(beside, OutputError))
         except RuntimeError as error:
             raise OutputError(f"cannot write {path.name}: ITK could not write it") from error
         if path.suffix == ".tfm" and not is_whole_text(beside):  # ITK takes no notice of a full disk
             raise OutputError(f"cannot write {path.name} whole", "Check the space left on the disk")
+
+
+def _check_space(path: Path, itk: sitk.Transform) -> None:
+    """Fill the disk with as much as a file will have, and free it: HDF5, where space runs out, crashes as Python ends.
+
+    Raises:
+        OSError: There is no space for it.
+    """
+    numbers = sum(part.GetNumberOfParameters() + part.GetNumberOfFixedParameters() for part in parts_of(itk))
+    with path.open("wb") as file:
+        for _ in range((8 * numbers + HDF5_BYTES) // MIB + 1):
+            file.write(bytes(MIB))
+    path.unlink()
 
 
 def _read_itk(path: Path, start: bytes) -> Transform | Warp:

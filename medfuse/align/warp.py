@@ -68,7 +68,7 @@ class Warp:
             "expected a deformation of finite numbers that does not flatten space, found another",
             "Check the numbers in its file",
         )
-        if not all(np.isfinite(_numbers(part)).all() for part in _parts(itk)):
+        if not all(np.isfinite(_numbers(part)).all() for part in parts_of(itk)):
             raise nonsense
         points = _deformed(itk).spread_mm(ALONG)
         mapped = _mapped(itk, points)
@@ -87,7 +87,7 @@ class Warp:
     def sha256(self) -> str:
         """A hash of all its numbers, which tells it from a warp of the same linear part."""
         found = sha256()
-        for part in _parts(self.itk):
+        for part in parts_of(self.itk):
             found.update(part.GetName().encode())
             found.update(np.array(part.GetFixedParameters(), np.float64).data)
             found.update(np.ascontiguousarray(_numbers(part), np.float64).data)
@@ -263,7 +263,7 @@ def _lattices(itk: sitk.Transform) -> tuple[list[tuple[Transform, Grid]], Transf
     """
     before = Transform.identity()
     lattices: list[tuple[Transform, Grid]] = []
-    for part in _parts(itk):
+    for part in parts_of(itk):
         if part.IsLinear():
             before = Transform(Transform.from_itk(part).moving_from_fixed @ before.moving_from_fixed)
         else:
@@ -271,12 +271,12 @@ def _lattices(itk: sitk.Transform) -> tuple[list[tuple[Transform, Grid]], Transf
     return lattices, before
 
 
-def _parts(itk: sitk.Transform) -> Iterator[sitk.Transform]:
+def parts_of(itk: sitk.Transform) -> Iterator[sitk.Transform]:
     """The single transforms in one, in the order in which they are applied: of a composite, the last comes first."""
     part = itk.Downcast()
     if isinstance(part, sitk.CompositeTransform):
         for index in reversed(range(part.GetNumberOfTransforms())):
-            yield from _parts(part.GetNthTransform(index))
+            yield from parts_of(part.GetNthTransform(index))
     else:
         yield part
 

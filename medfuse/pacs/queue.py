@@ -29,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medfuse.errors import InputError, OutputError
-from medfuse.pacs.records import STATES, TABLES, Delivery, Entry, Job, Result
+from medfuse.pacs.records import SET_UP, STATES, Delivery, Entry, Job, Result, opened
 
 _ENTRIES = """
 SELECT id, key, uid, state, generation, attempts, due, since, note,
@@ -67,10 +67,7 @@ class Queue:
         self._clock, self._longest_seconds = clock, longest_seconds
         self._lock = threading.Lock()
         try:
-            self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                self._connection.execute(f"PRAGMA {pragma}")
-            self._connection.executescript(TABLES)
+            self._connection = opened(path, SET_UP, 30)
         except sqlite3.Error as error:
             raise OutputError(
                 f"expected a queue in {path.name}, cannot open it: {error}", "Check the rights and the space there"

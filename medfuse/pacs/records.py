@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 #: Its file in the node's folder.
 QUEUE = "queue.sqlite3"
 STATES = ("receiving", "quiet", "fusing", "sending", "done", "dead")
-TABLES = """
+SET_UP = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
 CREATE TABLE IF NOT EXISTS studies (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     key TEXT NOT NULL UNIQUE,
@@ -45,6 +49,26 @@ CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)
 CREATE INDEX IF NOT EXISTS by_state ON studies (state, due);
 CREATE INDEX IF NOT EXISTS by_instance ON deliveries (instance);
 """
+
+
+def opened(path: Path, script: str, patience_seconds: float) -> sqlite3.Connection:
+    """A database, made if absent, on which a script has been run; every statement after it is a transaction.
+
+    Args:
+        path: Its file.
+        script: SQL.
+        patience_seconds: How long to wait for others who hold it.
+
+    Raises:
+        sqlite3.Error: It cannot be opened, or the script fails; then it is closed.
+    """
+    connection = sqlite3.connect(path, timeout=patience_seconds, isolation_level=None, check_same_thread=False)
+    try:
+        connection.executescript(script)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @dataclass(frozen=True)

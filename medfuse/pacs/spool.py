@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medfuse.errors import OutputError
-from medfuse.pacs.records import QUEUE
+from medfuse.pacs.records import QUEUE, opened
 
 INCOMING, STUDIES = "incoming", "studies"
 MIB = 2**20
@@ -72,12 +72,7 @@ class Spool:
             OutputError: Another node has them, or they cannot be written to.
         """
         try:
-            connection = sqlite3.connect(self.root / "lock.sqlite3", timeout=patience_seconds, isolation_level=None)
-            try:
-                connection.execute("BEGIN EXCLUSIVE")
-            except BaseException:
-                connection.close()
-                raise
+            connection = opened(self.root / "lock.sqlite3", "BEGIN EXCLUSIVE", patience_seconds)
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
                 raise OutputError(
