@@ -488,6 +488,14 @@ def test_outputs_are_checked_before_anything_is_computed(grey: Path, tmp_path: P
     with pytest.raises(OutputError, match="loop"):
         run(grey, **words, outputs=Outputs(json=tmp_path / "loop", csv=tmp_path / "t.csv"))
     (tmp_path / "loop").unlink()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("of others")
+    with pytest.raises(OutputError, match="expected a file to write, found the folder folder"):
+        run(grey, **words, outputs=Outputs(json=tmp_path / "folder", csv=tmp_path / "t.csv"))
+    with pytest.raises(OutputError, match="expected a folder for pictures, found the file file"):
+        run(grey, **words, outputs=Outputs(pictures=tmp_path / "file", csv=tmp_path / "t.csv"), overwrite=True)
+    (tmp_path / "folder").rmdir()
+    (tmp_path / "file").unlink()
     with pytest.raises(OutputError, match="an input"):
         run(grey, **words, outputs=Outputs(pictures=grey / "ct"), overwrite=True)
     outputs = Outputs(pictures=tmp_path / "out", json=tmp_path / "t.json")
@@ -821,6 +829,17 @@ def test_grey_as_dicom_is_measured_as_it_is_in_nifti(volumes: Path, tmp_path: Pa
         score_result(*[tmp_path / "a.png"] * 3, series=("1", None, None))
     with pytest.raises(ValueError, match="a palette for volumes only"):
         score_result(*[tmp_path / "a.png"] * 3, palette="HOT_IRON")
+
+
+def test_a_source_that_score_cannot_read_is_said_to_be_converted(volumes: Path) -> None:
+    """`medfuse score` has none of the options by which `medfuse.read` takes it."""
+    volume = nib.load(volumes / "pet.nii.gz")
+    values = volume.get_fdata(dtype=np.float32)
+    values[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(values, volume.affine, volume.header), volumes / "pet.nii.gz")
+    paths = (volumes / f"{name}.nii.gz" for name in ("fused_pet", "mr", "pet"))
+    with pytest.raises(UnsupportedImage, match=r"functional volume: .*NaN.* medfuse convert has .*--fill-nan$"):
+        score_result(*paths, device="cpu")
 
 
 def test_what_is_no_result_is_refused(volumes: Path) -> None:

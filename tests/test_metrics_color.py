@@ -55,6 +55,13 @@ def cielab(color: np.ndarray) -> tuple[float, float]:
 # Hue
 
 
+@pytest.mark.parametrize("lowest", [0, 33, 37, 41, 45])
+def test_pixels_of_just_enough_chroma_count(lowest: int) -> None:
+    """Whatever levels over 255 are in binary."""
+    high = lowest + 32
+    assert hue_error(patch((high, lowest, lowest)), patch((lowest, high, lowest))).item() == pytest.approx(120)
+
+
 @pytest.mark.parametrize("hue", ["hsv", "cielab"])
 def test_hues_are_those_of_an_independent_formula(hue) -> None:
     fused, functional = noise(1), noise(2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pictures import flat, scene
 
 from medfuse.errors import UnsupportedImage
-from medfuse.metrics import MEASURES, entropy, psnr, score, ssim
+from medfuse.metrics import MEASURES, SMALLEST, entropy, psnr, score, ssim
 
 STANDARD = [measure.name for measure in MEASURES["standard"]]
 PAPER = [measure.name for measure in MEASURES["paper"]]
@@ -121,6 +121,16 @@ def test_what_is_unknown_is_refused() -> None:
         score(FUSED, WAVES, BLOCKS, convention="mine")  # type: ignore[arg-type]
     with pytest.raises(UnsupportedImage, match="at least 41 × 41 pixels, found 40 × 44"):
         score(*(image[..., :40, :] for image in (FUSED, WAVES, BLOCKS)))
+
+
+@pytest.mark.parametrize("convention", ["standard", "paper"])
+def test_the_smallest_images_of_which_all_can_be_measured(convention) -> None:
+    """Told at once, rather than by one measure after the other."""
+    side = SMALLEST[convention]
+    score(*scene(side, side), convention=convention)
+    for small in (side - 1, 2, 1):
+        with pytest.raises(UnsupportedImage, match=f"at least {side} × {side} pixels, found {small} × 50"):
+            score(*scene(small, 50), convention=convention)
 
 
 def test_the_published_result_reproduces_the_papers_conventions(shared) -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import flat, scene
+from torch.nn.functional import avg_pool2d
 
 from medfuse.errors import UnsupportedImage
 from medfuse.metrics import fsim, vif
@@ -66,6 +67,13 @@ def test_constant_images() -> None:
     for convention in ("standard", "paper"):
         assert fsim(dark, dark, convention=convention).item() == pytest.approx(1, abs=1e-6)
         assert 0 < fsim(grey, image, convention=convention).item() < 1
+
+
+def test_fsim_of_640_pixels_a_side_is_that_of_blocks_of_three() -> None:
+    """2.5 rounds to 3 in MATLAB, in which the measure was published, and to 2 in Python."""
+    images = [image.double() for image in scene(640, 640)[:2]]
+    shrunk = [avg_pool2d(image, 3) / 255 for image in images]
+    assert fsim(images[0] / 255, images[1] / 255).item() == pytest.approx(fsim(*shrunk).item(), abs=1e-9)
 
 
 def test_images_that_are_too_small_are_refused() -> None:

@@ -193,8 +193,8 @@ def _read(place: str, path: Path, series: str | None) -> Volume:
         return read(path, series=series)
     except MedfuseError as error:
         hint = error.hint.replace("--series", f"--{place}-series")
-        if "--frame" in hint or "--allow-2d" in hint:
-            hint = "Make one volume of it first: medfuse convert has --frame and --allow-2d"
+        if any(option in hint for option in ("--frame", "--allow-2d", "--allow-gaps", "--fill-nan")):
+            hint = "Make one volume of it first: medfuse convert has --frame, --allow-2d, --allow-gaps and --fill-nan"
         raise type(error)(f"{place} volume: {error.args[0]}", hint) from error
 
 
@@ -273,7 +273,7 @@ def _display_of_result(fused: Volume) -> Display:
     if not (lowest >= -OVERSHOOT and highest <= 1 + OVERSHOOT):
         raise UnsupportedImage(
             f"expected a fused volume in colour or in [0, 1], found values from {lowest:g} to {highest:g}",
-            "Give what was fused first, then the structural and the functional scan",
+            "Give what was fused first, as `medfuse fuse` wrote it, then the structural and the functional scan",
         )
     return Display(Window(0, 1), None)
 

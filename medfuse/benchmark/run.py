@@ -20,12 +20,13 @@ from medfuse.benchmark.contenders import Contender, to_contenders, weights_of
 from medfuse.benchmark.measuring import Planes, SafetyValues, Values, measure_planes, measure_safety, to_pictures
 from medfuse.benchmark.table import Table
 from medfuse.devices import choose_device
-from medfuse.errors import GridMismatch, InputError, UnsupportedImage
+from medfuse.errors import GridMismatch, InputError, OutputError, UnsupportedImage
 from medfuse.fusion import leaving_color, modality_beside
 from medfuse.io.pictures import Picture, pictures_by_name, read_picture, write_picture
 from medfuse.io.sidecar import modality_named, to_modality
-from medfuse.metrics import MEASURES, Convention
-from medfuse.output import check_target, refuse_strangers, whole
+from medfuse.metrics import MEASURES, SMALLEST, Convention
+from medfuse.metrics.images import check_size
+from medfuse.output import check_target, refuse_folder, refuse_strangers, whole
 from medfuse.stages import Progress
 from medfuse.volume import Modality
 
@@ -64,6 +65,12 @@ class Outputs:
                 raise ValueError(f"expected outputs apart from one another, got {first.name} and {second.name}")
         for path in self.paths():
             check_target(path, overwrite, inputs)
+            if path is not self.pictures:
+                refuse_folder(path)
+        if self.pictures and self.pictures.exists() and not self.pictures.is_dir():
+            raise OutputError(
+                f"expected a folder for pictures, found the file {self.pictures.name}", "Choose another name"
+            )
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ def run(
     if outputs.pictures and (alike := [one.name for one in asked if folders.count(one.folder.casefold()) > 1]):
         raise ValueError(f"expected methods with a folder each to save to, got one for {', '.join(alike)}")
     pairs, left_out = find_pairs(folder, structural, functional, names, limit)
-    colors = [pair.read()[1].chroma is not None for pair in pairs]  # what cannot be used is told now, not after an hour
+    colors = [_has_color(pair, convention) for pair in pairs]  # what cannot be used is told now, not after an hour
     if outputs.pictures and outputs.pictures.is_dir():
         made = [name for one in asked for name in (one.folder, *(f"{one.folder}/{pair.name}.png" for pair in pairs))]
         refuse_strangers(outputs.pictures, made)
@@ -177,6 +184,20 @@ def run(
             if file:
                 file.write_text(form(), encoding="utf-8")
     return table
+
+
+def _has_color(pair: ImagePair, convention: Convention) -> bool:
+    """Whether the functional image has colour.
+
+    Raises:
+        InputError: The pair cannot be used.
+    """
+    structural, functional = pair.read()
+    try:
+        check_size(structural.luminance.shape, SMALLEST[convention])
+    except UnsupportedImage as error:
+        raise UnsupportedImage(f"{pair.name}: {error.args[0]}", error.hint) from error
+    return functional.chroma is not None
 
 
 def find_pairs(
@@ -252,10 +273,7 @@ def _compare(
         results, times = zip(*(_timed(contender, *planes) for contender in contenders), strict=True)
         fused = [leaving_color(result, functional.chroma, beside) for result in results]
         sources = (np.broadcast_to(plane, (len(contenders), *plane.shape[1:])) for plane in planes)
-        try:
-            found.append(measure_planes(np.concatenate(fused), *sources, convention=convention, device=device))
-        except UnsupportedImage as error:
-            raise UnsupportedImage(f"{pair.name}: {error.args[0]}", error.hint) from error
+        found.append(measure_planes(np.concatenate(fused), *sources, convention=convention, device=device))
         if convention == "standard":
             safe.append(_check(np.concatenate(fused), structural, functional, is_color))
         seconds.append(list(times))

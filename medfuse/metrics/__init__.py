@@ -34,6 +34,7 @@ from medfuse.metrics.safety import background_error, flicker, gain_flicker
 from medfuse.metrics.scorecard import (
     MEASURES,
     SAFETY,
+    SMALLEST,
     Measure,
     Score,
     Scorecard,
@@ -47,6 +48,7 @@ from medfuse.metrics.structure import fsim, vif
 __all__ = [
     "MEASURES",
     "SAFETY",
+    "SMALLEST",
     "Convention",
     "Feature",
     "Hue",

@@ -156,7 +156,7 @@ def _hue_and_chroma(rgb: _Floats, hue: Hue) -> tuple[_Floats, _Floats]:
     if len(rgb) == 0:
         return np.empty(0), np.empty(0)
     if hue == "hsv":
-        return 360 * rgb2hsv(rgb)[:, 0], 255 * np.ptp(rgb, axis=-1)
+        return 360 * rgb2hsv(rgb)[:, 0], np.round(255 * np.ptp(rgb, axis=-1), 6)  # whole levels
     _, red_green, yellow_blue = rgb2lab(rgb).T
     return np.degrees(np.arctan2(yellow_blue, red_green)), np.hypot(red_green, yellow_blue)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -39,12 +40,21 @@ def to_levels(*images: Tensor, smallest: int = 1, clip: bool = True) -> tuple[Te
     shape = images[0].shape
     if len(shape) != 4 or shape[1] != 1 or 0 in shape or any(image.shape != shape for image in images):
         raise ValueError(f"expected images of one shape (N, 1, H, W), got {[tuple(image.shape) for image in images]}")
-    if min(shape[2:]) < smallest:
+    check_size(shape, smallest)
+    return tuple(_scale(image, clip) for image in images)
+
+
+def check_size(shape: Sequence[int], smallest: int) -> None:
+    """Refuse images (…, H, W) with fewer rows or columns than a measure needs.
+
+    Raises:
+        UnsupportedImage: They are too small.
+    """
+    if min(shape[-2:]) < smallest:
         raise UnsupportedImage(
-            f"expected images of at least {smallest} × {smallest} pixels, found {shape[2]} × {shape[3]}",
+            f"expected images of at least {smallest} × {smallest} pixels, found {shape[-2]} × {shape[-1]}",
             "Measure larger images: so many pixels are looked at together",
         )
-    return tuple(_scale(image, clip) for image in images)
 
 
 def to_eight_bits(*images: Tensor, smallest: int = 1) -> tuple[Tensor, ...]:

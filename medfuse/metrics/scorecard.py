@@ -22,7 +22,7 @@ from medfuse.metrics.gradient import (
     spatial_frequency,
     standard_deviation,
 )
-from medfuse.metrics.images import Convention
+from medfuse.metrics.images import Convention, check_size
 from medfuse.metrics.information import (
     entropy,
     feature_mutual_information,
@@ -31,10 +31,12 @@ from medfuse.metrics.information import (
 )
 from medfuse.metrics.safety import background_error, flicker, gain_flicker
 from medfuse.metrics.similarity import correlation, correlation_of_difference, ms_ssim, psnr, ssim
-from medfuse.metrics.structure import fsim, vif
+from medfuse.metrics.structure import FSIM_SMALLEST, VIF_SMALLEST, fsim, vif
 
 #: Images measured at once, which bounds the memory that a long batch takes.
 IMAGES_AT_ONCE = 4
+#: Fewest rows and columns that all measures of a convention can work on: VIF's, and FSIM's.
+SMALLEST: dict[Convention, int] = {"standard": VIF_SMALLEST, "paper": FSIM_SMALLEST}
 
 _Values = tuple[Tensor, Tensor | None, Tensor | None]
 _Two = Callable[[Tensor, Tensor], Tensor]
@@ -134,10 +136,12 @@ def score(
 
     Raises:
         ValueError: A name or the convention is unknown, or the images are not fit (`medfuse.metrics.images`).
-        UnsupportedImage: The images are smaller than a measure needs; the largest need is VIF's 41 × 41.
+        UnsupportedImage: The images are smaller than a measure needs; for all of them, than `SMALLEST`.
     """
     if convention not in MEASURES:
         raise ValueError(f"expected a convention of {', '.join(MEASURES)}, got {convention!r}")
+    if names is None:
+        check_size(fused.shape, SMALLEST[convention])
     known = {measure.name: measure for measure in MEASURES[convention]}
     chosen = list(known) if names is None else list(names)
     if unknown := [name for name in chosen if name not in known]:

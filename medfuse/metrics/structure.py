@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
@@ -90,7 +92,7 @@ def fsim(fused: Tensor, source: Tensor, *, convention: Convention = "standard") 
         stack = stack / 255
         phase, slope = phase_congruency(stack, PHASEPACK_MODEL), _integer_scharr(stack)
     else:
-        stack = avg_pool2d(stack, max(1, round(min(stack.shape[2:]) / 256)))
+        stack = avg_pool2d(stack, max(1, math.floor(min(stack.shape[2:]) / 256 + 0.5)))  # MATLAB rounds 2.5 to 3
         phase, slope = phase_congruency(stack, FSIM_MODEL), _scharr(stack)
     (phase_f, phase_s), (slope_f, slope_s) = phase.chunk(2), slope.chunk(2)
     similar = _similarity(phase_f, phase_s, 0.85) * _similarity(slope_f, slope_s, 160)
