@@ -44,6 +44,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from medfuse.cli import app
 from medfuse.errors import NetworkError, OutputError
 from medfuse.output import UNFINISHED
 from medfuse.pacs.node import Node
@@ -393,6 +394,25 @@ def test_done_studies_are_forgotten_in_time(start: Started, tmp_path: Path) -> N
     node._tidy()
     assert node.queue.entries() == []
     assert list(node.spool.studies.iterdir()) == []
+
+
+def test_what_comes_after_a_drop_is_kept_alone(start: Started, archive: Archive, tmp_path: Path) -> None:
+    config = tmp_path / "node.yaml"
+    config.write_text("{spool: spool, destinations: [{name: one, ae_title: ONE, host: 127.0.0.1, port: 104}]}")
+    node, files = start(), [instance(tmp_path, "a", number) for number in range(2)]
+    list(send(files, us(node)))
+    wait_for(is_in(node, "done"))
+    (folder,) = node.spool.studies.iterdir()
+    app(["queue", "drop", str(config), "1"], standalone_mode=False)
+    assert folder.exists()  # nobody but the node, which may be placing an instance there, removes it
+    list(send(files[:1], us(node)))
+    node._tidy()
+    wait_for(is_in(node, "done"))
+    assert len(list(node.spool.inputs(folder.name).iterdir())) == 1
+    assert set(archive.told.values()) == {"of 1"}
+    app(["queue", "drop", str(config), "2"], standalone_mode=False)
+    node._tidy()
+    assert not folder.exists()
 
 
 def test_a_full_disk_is_told_once(

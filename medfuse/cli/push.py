@@ -10,7 +10,7 @@ import typer
 from medfuse.cli.console import print_json, progress_bars, usage_errors
 from medfuse.cli.options import AsJson, AuthorizationFrom, Ca, Certificate, Key, OurTitle, UseTls, path_argument
 from medfuse.defaults import AE_TITLE
-from medfuse.errors import NetworkError
+from medfuse.errors import NetworkError, UnreadableFile
 
 
 def push(
@@ -39,8 +39,9 @@ def push(
         try:
             for sent, _ in enumerate(send(files, place, ae_title), start=1):
                 progress("sending", sent, len(files))
-        except NetworkError as error:
-            raise NetworkError(f"{error.args[0]}; {sent} of {len(files)} files were accepted", error.hint) from error
+        except (NetworkError, UnreadableFile) as error:
+            told = f"{error.args[0]}; {sent} of {len(files)} files were accepted"
+            raise type(error)(told, error.hint) from error
     if as_json:
         print_json({"sent": sent, "ignored": others})
         return

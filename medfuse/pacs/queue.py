@@ -97,6 +97,10 @@ class Queue:
 
     # Reception
 
+    def knows(self, key: str) -> bool:
+        """Whether there is such a study."""
+        return bool(self._all("SELECT 1 FROM studies WHERE key = ?", (key,)))
+
     def arriving(self, key: str, uid: str) -> None:
         """Say that an instance of a study is about to be put in its place; what was made of the study is outdated."""
         found = self._all("SELECT state FROM studies WHERE key = ?", (key,))

@@ -199,7 +199,9 @@ class Reception:
         try:
             with self.placing:
                 self.arrivals.touch(key, event.assoc)
-                if self.spool.holds(key, instance, file):
+                if not self.queue.knows(key):
+                    self.spool.forget(key)  # what was dropped
+                elif self.spool.holds(key, instance, file):
                     file.unlink()
                     return SUCCESS, "known"
                 self.queue.arriving(key, study)
