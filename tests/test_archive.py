@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import zipfile
@@ -14,7 +15,7 @@ from media import write_medium, zipped
 
 from medfuse.errors import SeriesError, UnreadableFile
 from medfuse.io import limits
-from medfuse.io.archive import unpacked
+from medfuse.io.archive import _check_count, unpacked
 from medfuse.io.files import inspect, read, write
 from medfuse.volume import Volume
 
@@ -137,6 +138,30 @@ def test_encrypted_and_oddly_packed_archives_are_refused(ct_series: Path, tmp_pa
     (tmp_path / "y.zip").write_bytes(raw)
     with pytest.raises(UnreadableFile, match=r"found y\.zip encrypted"):
         read(tmp_path / "y.zip")
+
+
+@pytest.mark.parametrize("field", [28, 32])
+def test_members_that_damage_hides_are_missed(ct_series: Path, tmp_path: Path, field: int) -> None:
+    """The length of a name or of a comment that swallows what is listed after it."""
+    raw = bytearray(zipped(ct_series, tmp_path / "x.zip").read_bytes())
+    place = [at.start() for at in re.finditer(b"PK\1\2", raw)][2]
+    raw[place + field + 1] = 0x10
+    (tmp_path / "x.zip").write_bytes(raw)
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        assert len(archive.infolist()) == 3  # of five
+    with pytest.raises(UnreadableFile, match=r"expected a whole zip archive, found 3 of 5 files in x\.zip"):
+        read(tmp_path / "x.zip")
+
+
+def test_large_archives_say_elsewhere_how_many_files_they_have(tmp_path: Path) -> None:
+    count = 2**16 + 3
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.comment = b"a comment"
+        for number in range(count):
+            archive.writestr(str(number), b"")
+    _check_count(count, tmp_path / "x.zip")
+    with pytest.raises(UnreadableFile, match=f"found {count - 1} of {count} files"):
+        _check_count(count - 1, tmp_path / "x.zip")
 
 
 def test_an_archive_in_an_archive_stays_packed_and_is_told(ct_series: Path, tmp_path: Path) -> None:

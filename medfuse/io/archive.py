@@ -6,6 +6,7 @@ unpacks to more than the size that was looked at. An archive in an archive stays
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import tempfile
@@ -23,6 +24,8 @@ from medfuse.io.content import ZIP, format_of
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2}
 #: What macOS adds beside the files that were packed.
 _ADDED = "__MACOSX"
+#: Within so many bytes an archive ends: 22 of the last record, a comment, and two records of large archives.
+_END_BYTES = 22 + 2**16 + 20 + 56
 
 
 @contextmanager
@@ -39,6 +42,7 @@ def unpacked(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="medfuse-") as folder:
         try:
             with zipfile.ZipFile(path) as archive:
+                _check_count(len(archive.infolist()), path)
                 members = [one for one in archive.infolist() if PurePosixPath(one.filename).parts[:1] != (_ADDED,)]
                 _check_sizes(members, path)
                 _check_names(members, path.name)
@@ -51,6 +55,28 @@ def unpacked(path: Path) -> Iterator[Path]:
                 "Make the archive again, or unpack it and give the folder",
             ) from error
         yield Path(folder)
+
+
+def _check_count(count: int, path: Path) -> None:
+    """Refuse an archive that lists another number of files than it says: zipfile passes over those that damage hides.
+
+    Args:
+        count: How many it lists.
+        path: The archive; its end (APPNOTE.TXT 6.3.10, sections 4.3.14 and 4.3.16) says how many there are.
+    """
+    with path.open("rb") as file:
+        file.seek(-min(_END_BYTES, path.stat().st_size), os.SEEK_END)
+        end = file.read()
+    record = end.rfind(b"PK\5\6")
+    large = end.rfind(b"PK\6\6", 0, record)
+    stated, listed = int.from_bytes(end[record + 10 : record + 12], "little"), count % 2**16
+    if stated == 2**16 - 1 and large >= 0:
+        stated, listed = int.from_bytes(end[large + 32 : large + 40], "little"), count
+    if stated != listed:
+        raise UnreadableFile(
+            f"expected a whole zip archive, found {count} of {stated} files in {path.name}",
+            "Make the archive again, or unpack it and give the folder",
+        )
 
 
 def _check_sizes(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
